@@ -1,0 +1,40 @@
+"""`detloop`: the command for people. Each subcommand is a module of `pipelines.commands`, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pipelines.core.cli import run_guarded
+
+COMMANDS: dict[str, str] = {
+    "doctor": "tell what this machine has, and what each lack costs",
+    "new": "make a fresh project folder from this checkout",
+    "sample": "write the sample: a product log, labels and the files that real folders hold",
+    "import": "bring a labeled dataset in (voc, coco, yolo, labelstudio)",
+    "queue": "turn the mined list into the round's queue for people",
+    "predict": "run a released bundle on images",
+    "bundle": "test a released bundle on its golden vectors",
+    "report": "say where the report lies",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, import the one command, run it; its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="detloop", description="From raw images to a verified, deployable detector.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if arguments[:1] == [name]:
+            module = importlib.import_module(f"pipelines.commands.{name if name != 'import' else 'import_dataset'}")
+            module.configure(command)
+            command.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    return run_guarded(lambda: args.run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

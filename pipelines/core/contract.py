@@ -1,0 +1,75 @@
+"""What a model promises to whoever runs it: classes, input, letterbox, output layout. Travels in the checkpoint, the ONNX metadata and the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pipelines.core.errors import ClassContractError, DataError
+from pipelines.core.io import canonical_json, sha256_bytes
+
+PAD_VALUE = 114  # the grey that ultralytics pads with
+OutputLayout = Literal["cxcywh_scores", "xyxy_score_class"]
+
+
+def class_hash(classes: Sequence[str]) -> str:
+    """Hash of the ordered class names, 16 hex digits: two models with the same hash mean the same by index i."""
+    return sha256_bytes(canonical_json(list(classes)).encode())[:16]
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """How to feed a detector and how to read it.
+
+    `layout` is `cxcywh_scores`: raw output (N, 4 + classes, anchors), centre boxes in input pixels and a score in [0, 1] for each class, NMS to be
+    done by the caller; or `xyxy_score_class`: NMS-free output (N, boxes, 6), corner boxes in input pixels, score, class index.
+    """
+
+    classes: tuple[str, ...]
+    input_wh: tuple[int, int]
+    layout: OutputLayout
+    pad_value: int = PAD_VALUE
+    colour: str = "RGB"
+    divide_by: float = 255.0
+    input_name: str = "images"
+    output_name: str = "output0"
+
+    @property
+    def class_hash(self) -> str:
+        """See `class_hash`."""
+        return class_hash(self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads; carries the class hash."""
+        return {**asdict(self), "class_hash": self.class_hash}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any], where: str) -> ModelContract:
+        """Read `to_json`'s object.
+
+        Raises:
+            DataError: keys are missing or unknown.
+            ClassContractError: the hash does not fit the classes.
+        """
+        fields = dict(value)
+        stated = fields.pop("class_hash", None)
+        try:
+            fields["classes"], fields["input_wh"] = tuple(fields["classes"]), tuple(fields["input_wh"])
+            contract = ModelContract(**fields)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{where} has no readable model contract ({error}): export the model again") from error
+        if stated != contract.class_hash:
+            raise ClassContractError(f"{where} states class hash {stated}, its classes give {contract.class_hash}: export the model again")
+        return contract
+
+    def require_classes(self, classes: Sequence[str], where: str) -> None:
+        """Refuse a model whose classes are not `classes`.
+
+        Raises:
+            ClassContractError: they differ in names or order.
+        """
+        if tuple(classes) != self.classes:
+            raise ClassContractError(
+                f"{where} was made for classes {list(self.classes)}, params.yaml has {list(classes)}: run `dvc repro` to train anew"
+            )

@@ -1,0 +1,89 @@
+"""Decoding images one way everywhere: BGR uint8, EXIF orientation applied, and the letterbox that detectors see.
+
+The image's bytes are never rewritten; whoever needs pixels reads them through here, so that labels, training, predictions and the shipped bundle
+agree on what is left and what is up. Owner of OpenCV in the pipeline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.errors import DataError, MissingInputError
+
+Image = NDArray[np.uint8]
+
+
+def decode_image(content: bytes, name: str) -> Image:
+    """Decode a file's bytes to BGR uint8, shape (height, width, 3), EXIF orientation applied.
+
+    Raises:
+        DataError: not an image that OpenCV reads; `name` says which.
+    """
+    array = np.frombuffer(content, dtype=np.uint8)
+    image = cv2.imdecode(array, cv2.IMREAD_COLOR) if array.size else None
+    if image is None:
+        raise DataError(f"{name} is not a readable image: replace or remove it")
+    return image.astype(np.uint8, copy=False)
+
+
+def read_image(path: Path) -> Image:
+    """Read and decode one image file; see `decode_image`.
+
+    Raises:
+        MissingInputError: no such file.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingInputError(f"image {path} is missing: restore it, or run `dvc repro`") from error
+    return decode_image(content, str(path))
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where an image lies inside a detector's input: scaled by `scale`, moved by `(left_px, top_px)`, padded to `input_wh`.
+
+    The geometry is ultralytics' LetterBox with auto=False, center=True: sides rounded, an odd padding pixel goes right and below.
+    """
+
+    input_wh: tuple[int, int]
+    resized_wh: tuple[int, int]
+    scale: float
+    left_px: int
+    top_px: int
+
+    def to_original(self, xyxy: NDArray[np.float32], original_wh: tuple[int, int]) -> NDArray[np.float32]:
+        """Map boxes (N, 4) from input pixels to pixels of the original image, cut at its edges; a new array."""
+        shift = np.array([self.left_px, self.top_px] * 2, dtype=np.float32)
+        boxes = (xyxy.astype(np.float32) - shift) / np.float32(self.scale)
+        limits = np.array([*original_wh, *original_wh], dtype=np.float32)
+        return np.clip(boxes, np.float32(0), limits)
+
+
+def letterbox_for(original_wh: tuple[int, int], input_wh: tuple[int, int]) -> Letterbox:
+    """The letterbox that fits an image of `original_wh` (width, height) into `input_wh`."""
+    scale = min(input_wh[0] / original_wh[0], input_wh[1] / original_wh[1])
+    resized = (round(original_wh[0] * scale), round(original_wh[1] * scale))
+    pad_w, pad_h = (input_wh[0] - resized[0]) / 2, (input_wh[1] - resized[1]) / 2
+    return Letterbox(input_wh, resized, scale, round(pad_w - 0.1), round(pad_h - 0.1))
+
+
+def apply_letterbox(image: Image, box: Letterbox, pad_value: int) -> Image:
+    """Resize (bilinear) and pad a BGR image to `box.input_wh`; shape (input height, input width, 3), uint8."""
+    height, width = image.shape[:2]
+    if (width, height) != box.resized_wh:
+        image = cv2.resize(image, box.resized_wh, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    canvas = np.full((box.input_wh[1], box.input_wh[0], 3), pad_value, dtype=np.uint8)
+    canvas[box.top_px : box.top_px + box.resized_wh[1], box.left_px : box.left_px + box.resized_wh[0]] = image
+    return canvas
+
+
+def tensor_from_letterboxed(images: list[Image]) -> NDArray[np.float32]:
+    """Batch of letterboxed BGR images to what the network takes: float32 (N, 3, height, width), RGB, divided by 255, contiguous."""
+    batch = np.stack(images)[..., ::-1].transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(batch, dtype=np.float32) / np.float32(255)

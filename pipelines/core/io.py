@@ -1,0 +1,170 @@
+"""Reading and writing files so that a file which exists is complete, and the same content is the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.core.errors import DataError, MissingInputError
+
+METRIC_DIGITS = 6  # metrics are rounded to this many decimals, so that noise in the last bits is not a change
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Hex sha256 of `content`."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in blocks."""
+    require_file(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_file(path: Path, hint: str = "run `dvc repro`") -> Path:
+    """Return `path` if it is a file.
+
+    Raises:
+        MissingInputError: it is not; the message carries `hint` as what to do.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"file {path} is missing: {hint}")
+    return path
+
+
+def require_folder(path: Path, hint: str = "run `dvc repro`") -> Path:
+    """Return `path` if it is a folder, else raise MissingInputError with `hint`."""
+    if not path.is_dir():
+        raise MissingInputError(f"folder {path} is missing: {hint}")
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` under a temporary name beside `path`, then rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def canonical_json(value: Any) -> str:
+    """One line of JSON with sorted keys and no spaces to spare: same content, same bytes.
+
+    Raises:
+        ValueError: NaN or infinity in `value`.
+    """
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys, atomically, numbers as they are."""
+    write_text(path, json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def write_metrics(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a metrics file: as `write_json`, floats rounded to METRIC_DIGITS; NaN becomes null."""
+    write_json(path, _rounded(value))
+
+
+def read_json(path: Path, hint: str = "run `dvc repro`") -> Any:
+    """Read a JSON file.
+
+    Raises:
+        MissingInputError: no such file.
+        DataError: not JSON.
+    """
+    require_file(path, hint)
+    try:
+        return json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}): restore it or write it anew") from error
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one canonical JSON line a row, atomically. The order is the caller's."""
+    write_text(path, "".join(canonical_json(row) + "\n" for row in rows))
+
+
+def iter_jsonl(path: Path, hint: str = "run `dvc repro`") -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file.
+
+    Raises:
+        MissingInputError: no such file.
+        DataError: a line is not a JSON object; the message names the line.
+    """
+    require_file(path, hint)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"{path} line {number} is not JSON ({error}): mend or remove the line") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path} line {number} is not a JSON object: mend or remove the line")
+            yield row
+
+
+def read_jsonl(path: Path, hint: str = "run `dvc repro`") -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file; see `iter_jsonl`."""
+    return list(iter_jsonl(path, hint))
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table atomically, with settings that give the same bytes for the same rows."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", statistics=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
+    """Read a table and hold it against `schema` (column name to polars type).
+
+    Raises:
+        MissingInputError: no such file.
+        DataError: unreadable, or its columns are not those of `schema`.
+    """
+    require_file(path, hint)
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet file ({error}): {hint}") from error
+    if dict(frame.schema) != dict(schema):
+        raise DataError(f"{path} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
+    return frame
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, METRIC_DIGITS) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_rounded(item) for item in value]
+    if hasattr(value, "item"):  # a numpy scalar
+        return _rounded(value.item())
+    return value

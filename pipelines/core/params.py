@@ -1,0 +1,244 @@
+"""params.yaml as frozen types: read once, in the stage, and refused with the key's name when a value is wrong or a key unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipelines.core.errors import MissingInputError, ParamsError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, unknown keys refused, no silent conversion of strings to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ClassParams(Section):
+    """One class of the contract."""
+
+    name: Annotated[str, Field(min_length=1)]
+    aliases: list[str] = []
+
+
+class CollectParams(Section):
+    """Screening of new images."""
+
+    min_side_px: Positive = 32
+    max_pixels: Positive = 50_000_000
+    min_brightness: Annotated[float, Field(ge=0, le=255)] = 8
+    max_brightness: Annotated[float, Field(ge=0, le=255)] = 250
+    min_sharpness: Annotated[float, Field(ge=0)] = 3
+    near_radius_bits: Annotated[int, Field(ge=0, le=16)] = 6
+    near_max_difference: Annotated[float, Field(ge=0, le=255)] = 12
+
+
+class LabelingParams(Section):
+    """Where labels come from and how several opinions become one."""
+
+    source: Literal["files", "label_studio"] = "files"
+    resolve: Literal["latest", "consensus", "ground_truth"] = "latest"
+    consensus_iou: Fraction = 0.5
+    past_edge: Literal["clip", "drop"] = "clip"
+    rotated: Literal["drop", "bounding_box"] = "drop"
+    min_box_side_px: Annotated[float, Field(gt=0)] = 1
+
+
+class DatasetParams(Section):
+    """How the split falls."""
+
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    given_split: bool = True
+    seed: int = 0
+
+
+class AugmentationParams(Section):
+    """One albumentations transform, by its class name and arguments."""
+
+    name: str
+    args: dict[str, Any] = {}
+
+
+class TrainParams(Section):
+    """One training."""
+
+    model: str = "yolo11n.yaml"
+    imgsz: Annotated[int, Field(ge=32, multiple_of=32)] = 320
+    epochs: Positive = 40
+    patience: Annotated[int, Field(ge=0)] = 40
+    batch: Positive = 8
+    optimizer: Literal["auto", "SGD", "Adam", "AdamW", "MuSGD"] = "auto"
+    lr0: Annotated[float, Field(gt=0)] = 0.01
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|\d+(,\d+)*)$")] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 0
+    seed: int = 0
+    precision: Literal["auto", "f32", "bf16"] = "auto"
+    mosaic: Fraction = 1.0
+    close_mosaic: Annotated[int, Field(ge=0)] = 10
+    fliplr: Fraction = 0.5
+    flipud: Fraction = 0.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    translate: Fraction = 0.1
+    hsv_h: Fraction = 0.015
+    hsv_s: Fraction = 0.7
+    hsv_v: Fraction = 0.4
+    augmentations: list[AugmentationParams] = []
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class PredictParams(Section):
+    """From raw output to stored detections."""
+
+    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    iou_threshold: Fraction = 0.7
+    max_detections: Positive = 300
+    batch: Positive = 8
+
+
+class EvaluateParams(Section):
+    """Slices and threshold search."""
+
+    small_area_px: Annotated[float, Field(gt=0)] = 1024
+    medium_area_px: Annotated[float, Field(gt=0)] = 9216
+    dark_below: float = 60
+    bright_above: float = 190
+    min_score: Fraction = 0.05
+
+
+class MineParams(Section):
+    """Typed errors."""
+
+    splits: list[Literal["train", "val", "test"]] = ["val", "test"]
+    foreground_iou: Fraction = 0.5
+    background_iou: Fraction = 0.1
+    gallery_images: Positive = 60
+
+
+class QueueParams(Section):
+    """How much one round asks of people."""
+
+    budget: Positive = 40
+
+
+class ExportParams(Section):
+    """ONNX, precisions, engines."""
+
+    opset: Annotated[int, Field(ge=13)] = 17
+    calibration_images: Positive = 64
+    int8_keep_float: Literal["none", "head"] = "head"
+    engines: list[Precision] = ["fp32", "fp16", "int8"]
+
+
+class VerifyParams(Section):
+    """When an artifact still counts as the same model."""
+
+    match_iou: Fraction = 0.9
+    near_threshold: Fraction = 0.02
+    max_relative_drop: dict[Precision, Fraction] = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}
+
+
+class BenchmarkParams(Section):
+    """How long to measure."""
+
+    images: Positive = 40
+    warmup: Annotated[int, Field(ge=0)] = 5
+    rounds: Positive = 3
+    threads: Positive = 2
+
+
+class ReleaseParams(Section):
+    """What may ship."""
+
+    min_ap50: Fraction = 0.5
+    max_p99_ms: Annotated[float, Field(gt=0)] = 500
+    max_size_mb: Annotated[float, Field(gt=0)] = 200
+    golden_images: Positive = 4
+
+
+class ReportParams(Section):
+    """What the report shows."""
+
+    gallery_images: Positive = 60
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    classes: Annotated[list[ClassParams], Field(min_length=1)]
+    collect: CollectParams = CollectParams()
+    labeling: LabelingParams = LabelingParams()
+    dataset: DatasetParams = DatasetParams()
+    train: TrainParams = TrainParams()
+    predict: PredictParams = PredictParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    mine: MineParams = MineParams()
+    queue: QueueParams = QueueParams()
+    export: ExportParams = ExportParams()
+    verify: VerifyParams = VerifyParams()
+    benchmark: BenchmarkParams = BenchmarkParams()
+    release: ReleaseParams = ReleaseParams()
+    report: ReportParams = ReportParams()
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Params:
+        names = [name for item in self.classes for name in (item.name, *item.aliases)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"classes: the names {twice} stand twice (names and aliases together must be unique)")
+        if self.dataset.val_fraction + self.dataset.test_fraction >= 1:
+            raise ValueError("dataset: val_fraction and test_fraction leave nothing to train on (their sum must be below 1)")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return tuple(item.name for item in self.classes)
+
+    @property
+    def class_of(self) -> dict[str, str]:
+        """Every name and alias to the class's name."""
+        return {alias: item.name for item in self.classes for alias in (item.name, *item.aliases)}
+
+
+def load_params(path: Path) -> Params:
+    """Read params.yaml (YAML 1.2, as DVC reads it).
+
+    Raises:
+        MissingInputError: no such file.
+        ParamsError: one line that names every wrong or unknown key.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"{path} is missing: restore it from git")
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} holds no mapping: restore it from git")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError(f"{path}: " + "; ".join(_sentence(item) for item in error.errors())) from error
+
+
+def _sentence(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{key} is unknown: correct or remove it"
+    if item["type"] == "missing":
+        return f"{key} is missing: add it"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{key} = {item['input']!r}: {message}" if key else message

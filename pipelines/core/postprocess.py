@@ -1,0 +1,66 @@
+"""From a network's raw output to detections, the same for every runner: score floor, best class, class-wise NMS, back to original pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.contract import ModelContract
+from pipelines.core.images import Letterbox
+from pipelines.core.types import Detections
+
+MAX_CANDIDATES = 3000  # boxes that enter NMS, best first
+
+
+def nms(xyxy: NDArray[np.float32], score: NDArray[np.float32], iou_threshold: float) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression, as torchvision.ops.nms: indices kept, best first; equal scores keep their order.
+
+    A box is dropped when its IoU with a kept, better one is above `iou_threshold`.
+    """
+    order = np.argsort(-score, kind="stable")
+    x1, y1, x2, y2 = (xyxy[order, column] for column in range(4))
+    areas = (x2 - x1) * (y2 - y1)
+    alive = np.ones(len(order), dtype=bool)
+    keep: list[int] = []
+    for position in range(len(order)):
+        if not alive[position]:
+            continue
+        keep.append(position)
+        rest = slice(position + 1, None)
+        width = np.maximum(np.minimum(x2[position], x2[rest]) - np.maximum(x1[position], x1[rest]), 0)
+        height = np.maximum(np.minimum(y2[position], y2[rest]) - np.maximum(y1[position], y1[rest]), 0)
+        intersection = width * height
+        union = areas[position] + areas[rest] - intersection
+        alive[rest] &= ~(intersection > iou_threshold * union)
+    return order[np.array(keep, dtype=np.int64)]
+
+
+def detections_from_output(
+    output: NDArray[np.float32],
+    contract: ModelContract,
+    letterbox: Letterbox,
+    original_wh: tuple[int, int],
+    *,
+    score_floor: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """Read one image's raw output, shape (4 + classes, anchors) or (boxes, 6) by `contract.layout`; boxes in original pixels, best first."""
+    if contract.layout == "xyxy_score_class":
+        keep = np.flatnonzero(output[:, 4] > score_floor)
+        xyxy, score, class_index = output[keep, :4], output[keep, 4], output[keep, 5].astype(np.int64)
+        order = np.argsort(-score, kind="stable")[:max_detections]
+    else:
+        scores = output[4:]
+        class_index = scores.argmax(axis=0)
+        score = np.take_along_axis(scores, class_index[None], axis=0)[0]
+        keep = np.flatnonzero(score > score_floor)
+        keep = keep[np.argsort(-score[keep], kind="stable")][:MAX_CANDIDATES]
+        score, class_index = score[keep], class_index[keep].astype(np.int64)
+        centre, half = output[:2, keep].T, output[2:4, keep].T / 2
+        xyxy = np.concatenate([centre - half, centre + half], axis=1)
+        # one NMS for all classes: boxes of different classes are moved apart so that they never overlap
+        offset = class_index[:, None].astype(np.float32) * np.float32(2 * max(contract.input_wh) + 1)
+        order = nms(xyxy + offset, score, iou_threshold)[:max_detections]
+    boxes = letterbox.to_original(xyxy[order].astype(np.float32), original_wh)
+    return Detections(boxes, score[order].astype(np.float32), class_index[order])

@@ -1,0 +1,174 @@
+"""Reading and writing the contract files: manifest, annotations, dataset samples, detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from pipelines.core.errors import ClassContractError, DataError
+from pipelines.core.io import iter_jsonl, read_parquet, write_jsonl, write_parquet
+from pipelines.core.types import DETECTIONS_SCHEMA, MANIFEST_SCHEMA, Annotation, Box, Detections, GroundTruth, Sample
+
+Record = TypeVar("Record")
+
+BOX_DIGITS = 3  # labels are kept to a thousandth of a pixel
+
+
+def read_manifest(path: Path) -> pl.DataFrame:
+    """The manifest, see MANIFEST_SCHEMA."""
+    return read_parquet(path, MANIFEST_SCHEMA)
+
+
+def write_manifest(path: Path, frame: pl.DataFrame) -> None:
+    """Write the manifest sorted by origin."""
+    write_parquet(path, frame.select(list(MANIFEST_SCHEMA)).cast(pl.Schema(MANIFEST_SCHEMA)).sort("origin"))
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """The annotations snapshot, in file order (sorted by image_id)."""
+    return [_parsed(path, row, _annotation_from_row) for row in iter_jsonl(path)]
+
+
+def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
+    """Write the canonical snapshot: sorted by image_id, boxes sorted, same content gives the same bytes."""
+    write_jsonl(path, [_row_from_annotation(item) for item in sorted(annotations, key=lambda item: item.image_id)])
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The images of one split, in file order (sorted by image_id)."""
+    return [_parsed(path, row, _sample_from_row) for row in iter_jsonl(path)]
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write one split, sorted by image_id."""
+    write_jsonl(path, [_row_from_sample(item) for item in sorted(samples, key=lambda item: item.image_id)])
+
+
+def ground_truth(sample: Sample, classes: Sequence[str]) -> GroundTruth:
+    """Labels of a sample with class indices.
+
+    Raises:
+        ClassContractError: a class that `classes` lacks.
+    """
+    index = {name: position for position, name in enumerate(classes)}
+    unknown = sorted({box.class_name for box in sample.boxes} - set(index))
+    if unknown:
+        raise ClassContractError(f"image {sample.image_id} has classes {unknown} that params.yaml lacks: run `dvc repro dataset`")
+    return GroundTruth(sample.xyxy(), np.array([index[box.class_name] for box in sample.boxes], dtype=np.int64))
+
+
+def write_detections(path: Path, detections: Mapping[str, Detections], classes: Sequence[str]) -> None:
+    """Write the detections of many images (image_id to detections) as DETECTIONS_SCHEMA, sorted by image_id, then score descending."""
+    ids = sorted(detections)
+    items = [detections[image_id] for image_id in ids]
+    xyxy = np.concatenate([np.zeros((0, 4), np.float32), *[item.xyxy for item in items]])
+    names = np.array(classes, dtype=object)
+    frame = pl.DataFrame(
+        {
+            "image_id": [image_id for image_id, item in zip(ids, items, strict=True) for _ in range(len(item))],
+            "class": [str(name) for item in items for name in names[item.class_index]],
+            "score": np.concatenate([np.zeros(0, np.float32), *[item.score for item in items]]),
+            **{name: xyxy[:, column] for column, name in enumerate(("x1", "y1", "x2", "y2"))},
+        },
+        schema=DETECTIONS_SCHEMA,
+    )
+    write_parquet(path, frame.sort(["image_id", "score"], descending=[False, True], maintain_order=True))
+
+
+def read_detections(path: Path, classes: Sequence[str]) -> dict[str, Detections]:
+    """Detections by image_id; an image without detections is absent.
+
+    Raises:
+        ClassContractError: a class that `classes` lacks.
+    """
+    frame = read_parquet(path, DETECTIONS_SCHEMA)
+    index = {name: position for position, name in enumerate(classes)}
+    unknown = sorted(set(frame["class"].unique()) - set(index))
+    if unknown:
+        raise ClassContractError(f"{path} has classes {unknown} that params.yaml lacks: run `dvc repro`")
+    result: dict[str, Detections] = {}
+    for (image_id,), part in frame.group_by(["image_id"], maintain_order=True):
+        result[str(image_id)] = Detections(
+            part.select("x1", "y1", "x2", "y2").to_numpy().astype(np.float32),
+            part["score"].to_numpy().astype(np.float32),
+            np.array([index[name] for name in part["class"]], dtype=np.int64),
+        )
+    return result
+
+
+def _row_from_boxes(boxes: Iterable[Box]) -> list[dict[str, Any]]:
+    rows = [{"class": box.class_name, "xyxy": [round(float(value), BOX_DIGITS) for value in box.xyxy]} for box in boxes]
+    return sorted(rows, key=lambda row: (row["class"], row["xyxy"]))
+
+
+def _boxes_from_row(rows: Sequence[Mapping[str, Any]]) -> tuple[Box, ...]:
+    return tuple(Box(str(row["class"]), (row["xyxy"][0], row["xyxy"][1], row["xyxy"][2], row["xyxy"][3])) for row in rows)
+
+
+def _row_from_annotation(item: Annotation) -> dict[str, Any]:
+    return {
+        "image_id": item.image_id,
+        "state": item.state,
+        "width_px": item.width_px,
+        "height_px": item.height_px,
+        "boxes": _row_from_boxes(item.boxes),
+        "source": item.source,
+        "annotators": list(item.annotators),
+        "annotation_ids": list(item.annotation_ids),
+        "annotated_at": item.annotated_at,
+    }
+
+
+def _annotation_from_row(row: Mapping[str, Any]) -> Annotation:
+    return Annotation(
+        image_id=row["image_id"],
+        state=row["state"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        boxes=_boxes_from_row(row["boxes"]),
+        source=row["source"],
+        annotators=tuple(row["annotators"]),
+        annotation_ids=tuple(row["annotation_ids"]),
+        annotated_at=row["annotated_at"],
+    )
+
+
+def _row_from_sample(item: Sample) -> dict[str, Any]:
+    return {
+        "image_id": item.image_id,
+        "path": item.path,
+        "width_px": item.width_px,
+        "height_px": item.height_px,
+        "state": item.state,
+        "boxes": _row_from_boxes(item.boxes),
+        "source": item.source,
+        "group": item.group,
+        "captured_at": item.captured_at,
+        "brightness": round(item.brightness, BOX_DIGITS),
+    }
+
+
+def _sample_from_row(row: Mapping[str, Any]) -> Sample:
+    return Sample(
+        image_id=row["image_id"],
+        path=row["path"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        state=row["state"],
+        boxes=_boxes_from_row(row["boxes"]),
+        source=row["source"],
+        group=row["group"],
+        captured_at=row["captured_at"],
+        brightness=row["brightness"],
+    )
+
+
+def _parsed(path: Path, row: dict[str, Any], parse: Callable[[Mapping[str, Any]], Record]) -> Record:
+    try:
+        return parse(row)
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path} has a line of another form ({error!r}): run `dvc repro` to write it anew") from error
