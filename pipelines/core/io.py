@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from pipelines.core.errors import DataError, MissingInputError
 
@@ -65,6 +63,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files (name relative to it, content) under a temporary name beside `path`, then rename; an older one is replaced whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        temporary.chmod(0o755)
+        new = temporary / "new"
+        new.mkdir()
+        for name, content in files.items():
+            write_bytes(new / name, content)
+        if path.exists():
+            path.rename(temporary / "old")
+        new.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())
@@ -79,14 +94,24 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def json_text(value: Any) -> str:
+    """Indented JSON with sorted keys, numbers as they are."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One canonical JSON line a row, in the caller's order."""
+    return "".join(canonical_json(row) + "\n" for row in rows)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with sorted keys, atomically, numbers as they are."""
-    write_text(path, json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    """Write `json_text` atomically."""
+    write_text(path, json_text(value))
 
 
 def write_metrics(path: Path, value: Mapping[str, Any]) -> None:
     """Write a metrics file: as `write_json`, floats rounded to METRIC_DIGITS; NaN becomes null."""
-    write_json(path, _rounded(value))
+    write_json(path, rounded(value))
 
 
 def read_json(path: Path, hint: str = "run `dvc repro`") -> Any:
@@ -104,8 +129,8 @@ def read_json(path: Path, hint: str = "run `dvc repro`") -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one canonical JSON line a row, atomically. The order is the caller's."""
-    write_text(path, "".join(canonical_json(row) + "\n" for row in rows))
+    """Write `jsonl_text` atomically."""
+    write_text(path, jsonl_text(rows))
 
 
 def iter_jsonl(path: Path, hint: str = "run `dvc repro`") -> Iterator[dict[str, Any]]:
@@ -134,37 +159,14 @@ def read_jsonl(path: Path, hint: str = "run `dvc repro`") -> list[dict[str, Any]
     return list(iter_jsonl(path, hint))
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table atomically, with settings that give the same bytes for the same rows."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", statistics=False)
-    write_bytes(path, buffer.getvalue())
-
-
-def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
-    """Read a table and hold it against `schema` (column name to polars type).
-
-    Raises:
-        MissingInputError: no such file.
-        DataError: unreadable, or its columns are not those of `schema`.
-    """
-    require_file(path, hint)
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file ({error}): {hint}") from error
-    if dict(frame.schema) != dict(schema):
-        raise DataError(f"{path} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
-    return frame
-
-
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A copy with floats rounded to METRIC_DIGITS, NaN and infinity as None, numpy scalars as Python's."""
     if isinstance(value, float):
         return round(value, METRIC_DIGITS) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _rounded(item) for key, item in value.items()}
+        return {str(key): rounded(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if hasattr(value, "item"):  # a numpy scalar
-        return _rounded(value.item())
+        return rounded(value.item())
     return value

@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from pipelines.core.errors import ClassContractError, DataError
-from pipelines.core.io import iter_jsonl, read_parquet, write_jsonl, write_parquet
-from pipelines.core.types import DETECTIONS_SCHEMA, MANIFEST_SCHEMA, Annotation, Box, Detections, GroundTruth, Sample
+from pipelines.core.io import iter_jsonl, write_jsonl
+from pipelines.core.tables import DETECTIONS_SCHEMA, MANIFEST_SCHEMA, read_parquet, write_parquet
+from pipelines.core.types import Annotation, Box, Detections, GroundTruth, Sample
 
 Record = TypeVar("Record")
 

@@ -1,4 +1,4 @@
-"""The values that travel between stages, and the tables and lines that hold them on disk.
+"""The values that travel between stages. `pipelines.core.tables` and `pipelines.core.records` hold them on disk.
 
 Everything joins by `image_id`, the hex sha256 of an image file's bytes. Class NAMES stand on disk, indices only in memory. Boxes are `xyxy` in pixels
 of the image as a person sees it, with its EXIF orientation applied; so are all widths and heights.
@@ -10,47 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 LabelState = Literal["labeled", "verified_empty", "skipped", "conflict"]
 Split = Literal["train", "val", "test", "pool"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "pool")
 LABELED_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-# data/raw/manifest.parquet: one row for every file seen in the inbox, sorted by `origin`. `status` is "kept" or "dropped"; a kept image_id stands in
-# one kept row only (an exact copy is dropped with reason "exact_duplicate"). Columns that could not be measured (a broken file) are null.
-MANIFEST_SCHEMA: dict[str, pl.DataType] = {
-    "origin": pl.String(),  # path relative to the inbox, "/" as separator
-    "image_id": pl.String(),
-    "path": pl.String(),  # relative to data/raw: images/ab/abcdef….jpg; null when dropped
-    "status": pl.String(),
-    "reason": pl.String(),  # why dropped, a word such as corrupt, not_an_image, exact_duplicate; null when kept
-    "duplicate_of": pl.String(),  # image_id of the kept twin, for duplicates
-    "near_group": pl.String(),  # smallest image_id of its near-duplicate cluster; null without a near-duplicate
-    "bytes": pl.Int64(),
-    "width_px": pl.Int32(),
-    "height_px": pl.Int32(),
-    "source": pl.String(),  # which folder or log it came from: the first folder below the inbox
-    "group": pl.String(),  # what must stay on one side of the split: burst, clip, patient …; null: the image is its own group
-    "captured_at": pl.String(),  # ISO 8601, as the log gives it
-    "given_split": pl.String(),  # train, val or test when an imported dataset brings its own lists; else null
-    "phash": pl.UInt64(),
-    "brightness": pl.Float64(),  # mean grey level, 0 to 255
-    "contrast": pl.Float64(),  # standard deviation of the grey level
-    "sharpness": pl.Float64(),  # variance of the Laplacian
-}
-
-# data/predictions/SPLIT.parquet: one row a detection, sorted by image_id, then score descending. An image without detections has no row.
-DETECTIONS_SCHEMA: dict[str, pl.DataType] = {
-    "image_id": pl.String(),
-    "class": pl.String(),
-    "score": pl.Float32(),
-    "x1": pl.Float32(),
-    "y1": pl.Float32(),
-    "x2": pl.Float32(),
-    "y2": pl.Float32(),
-}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""From a decoded image to boxes with any runner: the one path that verifying, timing, the golden vectors and `detloop predict` share.
+
+Needs numpy and OpenCV only, so that a shipped bundle can use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import ClassContractError, DataError
+from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
+from pipelines.core.io import read_json
+from pipelines.core.postprocess import detections_from_output
+from pipelines.core.types import Detections
+
+
+class Detector(Protocol):
+    """What is asked of a runner here, of PyTorch's as well."""
+
+    contract: ModelContract
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, 3, height, width) to raw output (N, …)."""
+        ...
+
+
+@dataclass(frozen=True)
+class NmsValues:
+    """From raw output to detections: the lowest score kept, the IoU above which the worse box goes, how many boxes an image may have."""
+
+    score_floor: float
+    iou_threshold: float
+    max_detections: int
+
+
+def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
+    """Letterbox a BGR image as `contract` asks: float32 (1, 3, height, width) and where the image lies in it.
+
+    Raises:
+        DataError: the contract asks for another colour order or scale than this code makes.
+    """
+    if contract.colour != "RGB" or contract.divide_by != 255.0:
+        raise DataError(
+            f"the model wants {contract.colour} divided by {contract.divide_by}, this detloop makes RGB divided by 255: use the detloop that exported it"
+        )
+    box = letterbox_for((image.shape[1], image.shape[0]), contract.input_wh)
+    return tensor_from_letterboxed([apply_letterbox(image, box, contract.pad_value)]), box
+
+
+def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbox, image: Image, nms: NmsValues) -> Detections:
+    """One image's raw output (without the batch axis) to detections in the image's pixels, best first."""
+    return detections_from_output(
+        raw,
+        contract,
+        box,
+        (image.shape[1], image.shape[0]),
+        score_floor=nms.score_floor,
+        iou_threshold=nms.iou_threshold,
+        max_detections=nms.max_detections,
+    )
+
+
+def detect(runner: Detector, image: Image, nms: NmsValues) -> Detections:
+    """All of it for one BGR image."""
+    batch, box = model_input(image, runner.contract)
+    return read_output(runner.infer(batch)[0], runner.contract, box, image, nms)
+
+
+def above(detections: Detections, thresholds: NDArray[np.float64], margin: float = 0.0) -> Detections:
+    """The detections that reach their class's threshold less `margin`; `thresholds` is (classes,)."""
+    keep = detections.score.astype(np.float64) >= thresholds[detections.class_index] - margin
+    return Detections(detections.xyxy[keep], detections.score[keep], detections.class_index[keep])
+
+
+def thresholds_by_index(by_name: Mapping[str, Any], classes: Sequence[str], where: str) -> NDArray[np.float64]:
+    """Thresholds in class order, shape (classes,).
+
+    Raises:
+        ClassContractError: the names are not `classes`.
+        DataError: a threshold is not a number from 0 to 1.
+    """
+    if set(by_name) != set(classes):
+        raise ClassContractError(f"{where} has thresholds for {sorted(by_name)}, the classes are {list(classes)}: run `dvc repro evaluate`")
+    values = [by_name[name] for name in classes]
+    if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+        raise DataError(f"{where} has thresholds {values}, wanted numbers from 0 to 1: run `dvc repro evaluate`")
+    return np.array(values, dtype=np.float64)
+
+
+def read_thresholds(path: Path, classes: Sequence[str]) -> NDArray[np.float64]:
+    """The evaluation's threshold of each class, in class order; see `thresholds_by_index`."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no thresholds by class: run `dvc repro evaluate`")
+    return thresholds_by_index(content, classes, str(path))

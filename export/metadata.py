@@ -1,0 +1,70 @@
+"""What an exported model says of itself: string pairs in the ONNX file, written here and read by every runner.
+
+Needs no library beyond the standard one, so that a shipped bundle can use it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import DataError
+from pipelines.core.io import canonical_json, sha256_bytes
+
+CONTRACT_KEY = "detloop"
+PRECISION_KEY = "detloop_precision"
+CALIBRATION_KEY = "detloop_calibration"
+FP32 = "fp32"
+
+
+def metadata_from_contract(contract: ModelContract, *, stride: int) -> dict[str, str]:
+    """The pairs for a model file: ours, and those that ultralytics reads back (names, imgsz, stride, task, batch, end2end)."""
+    end2end = contract.layout == "xyxy_score_class"
+    return {
+        CONTRACT_KEY: canonical_json(contract.to_json()),
+        PRECISION_KEY: FP32,
+        "class_hash": contract.class_hash,
+        "names": str(dict(enumerate(contract.classes))),
+        "imgsz": str([contract.input_wh[1], contract.input_wh[0]]),
+        "stride": str(stride),
+        "task": "detect",
+        "batch": "1",
+        "channels": "3",
+        "args": str({"dynamic": True, "nms": False}),
+        "end2end": str(end2end),
+    }
+
+
+def contract_from_metadata(metadata: Mapping[str, str], where: str) -> ModelContract:
+    """The contract that a model file carries.
+
+    Raises:
+        DataError: the file was not made by this export.
+        ClassContractError: the class hash does not fit the classes.
+    """
+    text = metadata.get(CONTRACT_KEY)
+    if text is None:
+        raise DataError(f"{where} carries no `{CONTRACT_KEY}` metadata, so its classes and input are unknown: export it with `dvc repro export_onnx`")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} has no readable `{CONTRACT_KEY}` metadata ({error}): export it with `dvc repro export_onnx`") from error
+    return ModelContract.from_json(value, where)
+
+
+def precision_from_metadata(metadata: Mapping[str, str], where: str) -> str:
+    """fp32, fp16 or int8, as the file states it.
+
+    Raises:
+        DataError: it states none.
+    """
+    if PRECISION_KEY not in metadata:
+        raise DataError(f"{where} carries no `{PRECISION_KEY}` metadata: export it with `dvc repro export_onnx`")
+    return metadata[PRECISION_KEY]
+
+
+def calibration_record(image_ids: Sequence[str]) -> str:
+    """The calibration entry: which split, how many images, and the sha256 over their sorted ids, one a line."""
+    ids = sorted(image_ids)
+    return canonical_json({"split": "train", "count": len(ids), "sha256": sha256_bytes("".join(f"{item}\n" for item in ids).encode())})

@@ -1,0 +1,83 @@
+"""ONNX files as bytes: read with their metadata, finish with checks, name the parts of a detector. Owner of the `onnx` package together with its converters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from pipelines.core.errors import DataError
+from pipelines.core.io import require_file
+
+BATCH_AXIS = "batch"
+_MODULE = re.compile(r"^(?P<module>/(?:.*/)?model\.(?P<number>\d+)/)")
+_BRANCH = re.compile(r"^(?:one2one_)?cv[23]\.")  # the box and class branches of an ultralytics head; the rest of it decodes
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file.
+
+    Raises:
+        MissingInputError: no such file.
+        DataError: not ONNX.
+    """
+    try:
+        return onnx.load_from_string(require_file(path, "run `dvc repro export_onnx`").read_bytes())
+    except DecodeError as error:
+        raise DataError(f"{path} is not an ONNX file ({error}): run `dvc repro export_onnx`") from error
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's metadata pairs."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def finished_bytes(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
+    """Set the metadata (sorted), drop what may differ between machines (doc strings, exporter traces), check the model in full, serialise.
+
+    Raises:
+        DataError: the graph is not valid ONNX, or its batch is not dynamic.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.metadata_props[:]
+    for key in sorted(metadata):
+        result.metadata_props.add(key=key, value=metadata[key])
+    result.doc_string = ""
+    for node in result.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*result.graph.input, *result.graph.output):
+        if value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS:
+            raise DataError(f"the exported graph's `{value.name}` has no dynamic batch: this model cannot be exported with one")
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise DataError(f"the exported graph is not valid ONNX ({error}): export with another opset (export.opset in params.yaml)") from error
+    return result.SerializeToString(deterministic=True)
+
+
+def head_nodes(names: Iterable[str]) -> list[str]:
+    """Names of the detection head's nodes: those of the last numbered module, such as "/model.23/…".
+
+    Raises:
+        DataError: no node is named after a module.
+    """
+    found = [(int(match["number"]), name) for name in names if (match := _MODULE.match(name))]
+    if not found:
+        raise DataError("the ONNX graph's nodes are not named after the model's parts, so its head is unknown: run `dvc repro export_onnx`")
+    last = max(number for number, _ in found)
+    return [name for number, name in found if number == last]
+
+
+def decode_nodes(names: Iterable[str]) -> list[str]:
+    """Names of the head's nodes outside its convolution branches: they turn features into boxes in pixels and scores."""
+    return [name for name in head_nodes(names) if not _BRANCH.match(name[len(_module_of(name)) :])]
+
+
+def _module_of(name: str) -> str:
+    match = _MODULE.match(name)
+    return match["module"] if match else ""

@@ -1,0 +1,114 @@
+"""Do two runners find the same things? Counts detections that agree, are missing, are new or changed class, and says whether an artifact passes.
+
+Only what a user would see is counted: detections from their class's threshold up. Raw outputs are not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.detect import above
+from pipelines.core.boxes import iou_matrix
+from pipelines.core.types import Detections
+
+Status = Literal["pass", "fail", "not_run"]
+COUNTS = ("matched", "missed", "extra", "class_flips", "near_threshold")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """`counts` is (classes, 5) int64 in the order of COUNTS, by the reference's class (an extra one by its own); differences are over matched pairs."""
+
+    counts: NDArray[np.int64]
+    max_score_difference: float = 0.0
+    max_position_difference_px: float = 0.0
+
+    def total(self, name: str) -> int:
+        """One of COUNTS over all classes."""
+        return int(self.counts[:, COUNTS.index(name)].sum())
+
+
+def compare(reference: Detections, candidate: Detections, thresholds: NDArray[np.float64], *, match_iou: float, near_threshold: float) -> Parity:
+    """Compare two detectors on one image; `thresholds` is (classes,).
+
+    First boxes of one class are paired, largest IoU first, from `match_iou` up, also those up to `near_threshold` below the threshold. A pair with both
+    scores above the threshold is matched; one with a score on either side, both within `near_threshold` of it, is near_threshold; with a larger gap
+    it counts as missed or extra. What is left above the threshold is paired without regard to class: a class flip. The rest is missed (the
+    reference has it alone) or extra.
+    """
+    ours, theirs = above(reference, thresholds, near_threshold), above(candidate, thresholds, near_threshold)
+    our_limit, their_limit = thresholds[ours.class_index], thresholds[theirs.class_index]
+    our_shown, their_shown = ours.score >= our_limit, theirs.score >= their_limit
+    overlap = iou_matrix(ours.xyxy, theirs.xyxy)
+    same_class = ours.class_index[:, None] == theirs.class_index[None, :]
+    counts = np.zeros((len(thresholds), len(COUNTS)), dtype=np.int64)
+    ours_done, theirs_done = ~our_shown, ~their_shown  # what needs no (more) account
+    score_difference = position_difference = 0.0
+    for a, b in _pairs(np.where(same_class, overlap, 0.0), match_iou):
+        class_index = ours.class_index[a]
+        if our_shown[a] and their_shown[b]:
+            outcome = "matched"
+            score_difference = max(score_difference, float(abs(ours.score[a] - theirs.score[b])))
+            position_difference = max(position_difference, float(np.abs(ours.xyxy[a] - theirs.xyxy[b]).max()))
+        elif not our_shown[a] and not their_shown[b]:
+            continue
+        elif max(ours.score[a] - our_limit[a], theirs.score[b] - their_limit[b]) <= near_threshold:
+            outcome = "near_threshold"
+        else:
+            continue
+        counts[class_index, COUNTS.index(outcome)] += 1
+        ours_done[a] = theirs_done[b] = True
+    left_a, left_b = np.flatnonzero(~ours_done), np.flatnonzero(~theirs_done)
+    for a, b in _pairs(np.where(same_class, 0.0, overlap)[np.ix_(left_a, left_b)], match_iou):
+        counts[ours.class_index[left_a[a]], COUNTS.index("class_flips")] += 1
+        ours_done[left_a[a]] = theirs_done[left_b[b]] = True
+    np.add.at(counts[:, COUNTS.index("missed")], ours.class_index[~ours_done], 1)
+    np.add.at(counts[:, COUNTS.index("extra")], theirs.class_index[~theirs_done], 1)
+    return Parity(counts, score_difference, position_difference)
+
+
+def total(parts: Sequence[Parity], class_count: int) -> Parity:
+    """The account of many images."""
+    counts = np.zeros((class_count, len(COUNTS)), dtype=np.int64) + sum(part.counts for part in parts)
+    return Parity(
+        counts,
+        max((part.max_score_difference for part in parts), default=0.0),
+        max((part.max_position_difference_px for part in parts), default=0.0),
+    )
+
+
+def relative_drop(reference: float | None, value: float | None) -> float | None:
+    """Share of the reference that is lost, negative for a gain; None where there is nothing to measure on, 0 when the reference is 0."""
+    if reference is None or value is None:
+        return None
+    return (reference - value) / reference if reference > 0 else 0.0
+
+
+def judge(precision: str, drop: float | None, parity: Parity, max_relative_drop: Mapping[str, float]) -> tuple[Status, list[str]]:
+    """Whether an artifact counts as the same model, and why not. fp32 must also find exactly what the reference finds."""
+    reasons = []
+    if drop is None:
+        reasons.append("no AP could be measured: the test split has no labels")
+    elif drop > max_relative_drop[precision]:
+        reasons.append(f"AP is {drop:.2%} below PyTorch's, {max_relative_drop[precision]:.2%} is allowed")
+    if precision == "fp32":
+        wrong = {name: parity.total(name) for name in ("missed", "extra", "class_flips")}
+        if any(wrong.values()):
+            reasons.append("fp32 must find what PyTorch finds: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in wrong.items() if count))
+    return ("fail" if reasons else "pass"), reasons
+
+
+def _pairs(values: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
+    """Index pairs of a matrix, each row and column once, largest value first, from `threshold` up (0 never counts)."""
+    left = values.copy()
+    pairs = []
+    while left.size and left.max() >= threshold and left.max() > 0:
+        row, column = np.unravel_index(int(left.argmax()), left.shape)
+        pairs.append((int(row), int(column)))
+        left[row, :], left[:, column] = -1.0, -1.0
+    return pairs

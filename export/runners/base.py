@@ -1,0 +1,90 @@
+"""The one way to run an exported model: a context manager that is fed letterboxed batches and gives raw output, checked at the door.
+
+    with open_runner("onnxruntime", Path("model.onnx"), threads=2) as runner:
+        output = runner.infer(batch)  # (N, 3, H, W) -> (N, 4 + classes, anchors) or (N, boxes, 6), see `runner.contract.layout`
+
+Comparing and timing are the caller's. A runner module needs numpy, OpenCV and its own runtime, nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import ClassContractError, DataError
+
+
+class Runner(ABC):
+    """A loaded model.
+
+    `name` is the kind that `open_runner` takes, `version` the runtime's version, `device` where it computes, `precision` what the file states (fp32,
+    fp16, int8), `max_batch` the largest N it takes (None: any). Input and output are float32 whatever the precision.
+    """
+
+    name: str
+    version: str
+    device: str
+    path: Path
+    contract: ModelContract
+    precision: str
+    max_batch: int | None = None
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw output for a float32 batch (N, 3, H, W), a new array.
+
+        Raises:
+            DataError: the batch's dtype or shape, or the model's output, is not what the contract says.
+        """
+        width, height = self.contract.input_wh
+        wanted = f"{self.name} ({self.path.name}) wants float32 (N, 3, {height}, {width}) for `{self.contract.input_name}`"
+        if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
+            raise DataError(f"{wanted}, got {getattr(batch, 'dtype', type(batch).__name__)}: make it with pipelines.core.images.tensor_from_letterboxed")
+        if batch.ndim != 4 or batch.shape[0] == 0 or batch.shape[1:] != (3, height, width):
+            raise DataError(f"{wanted} with N at least 1, got shape {batch.shape}: letterbox the images to {width}x{height} first")
+        if self.max_batch is not None and batch.shape[0] > self.max_batch:
+            raise DataError(f"{wanted} with N at most {self.max_batch}, got {batch.shape[0]}: feed smaller batches")
+        output = self._run(np.ascontiguousarray(batch))
+        self._check_output(output, batch.shape[0])
+        return output
+
+    def require_contract(self, class_hash: str) -> None:
+        """Refuse a model of another class contract.
+
+        Raises:
+            ClassContractError: the hashes differ.
+        """
+        if self.contract.class_hash != class_hash:
+            raise ClassContractError(
+                f"{self.path} has class hash {self.contract.class_hash} ({list(self.contract.classes)}), wanted {class_hash}: run `dvc repro export_onnx`"
+            )
+
+    @abstractmethod
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute; `batch` is checked and contiguous."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model; a closed runner must not be used again."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _check_output(self, output: NDArray[np.float32], count: int) -> None:
+        fits = output.ndim == 3 and output.shape[0] == count and output.dtype == np.float32
+        if self.contract.layout == "cxcywh_scores":
+            wanted, fits = f"({count}, {4 + len(self.contract.classes)}, anchors)", fits and output.shape[1] == 4 + len(self.contract.classes)
+        else:
+            wanted, fits = f"({count}, boxes, 6)", fits and output.shape[2] == 6
+        if not fits:
+            raise DataError(
+                f"{self.name} ({self.path.name}) gave {output.dtype} {output.shape} for `{self.contract.output_name}`, its contract says float32 {wanted}: "
+                "export the model again"
+            )

@@ -1,0 +1,74 @@
+"""The tables on disk: their columns, and parquet files that are complete when they exist, the same bytes for the same rows. Owner of polars in core.
+
+Apart from `pipelines.core.io` and `pipelines.core.types` so that whoever only runs a shipped model needs no polars.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.core.errors import DataError
+from pipelines.core.io import require_file, write_bytes
+
+# data/raw/manifest.parquet: one row for every file seen in the inbox, sorted by `origin`. `status` is "kept" or "dropped"; a kept image_id stands in
+# one kept row only (an exact copy is dropped with reason "exact_duplicate"). Columns that could not be measured (a broken file) are null.
+MANIFEST_SCHEMA: dict[str, pl.DataType] = {
+    "origin": pl.String(),  # path relative to the inbox, "/" as separator
+    "image_id": pl.String(),
+    "path": pl.String(),  # relative to data/raw: images/ab/abcdef….jpg; null when dropped
+    "status": pl.String(),
+    "reason": pl.String(),  # why dropped, a word such as corrupt, not_an_image, exact_duplicate; null when kept
+    "duplicate_of": pl.String(),  # image_id of the kept twin, for duplicates
+    "near_group": pl.String(),  # smallest image_id of its near-duplicate cluster; null without a near-duplicate
+    "bytes": pl.Int64(),
+    "width_px": pl.Int32(),
+    "height_px": pl.Int32(),
+    "source": pl.String(),  # which folder or log it came from: the first folder below the inbox
+    "group": pl.String(),  # what must stay on one side of the split: burst, clip, patient …; null: the image is its own group
+    "captured_at": pl.String(),  # ISO 8601, as the log gives it
+    "given_split": pl.String(),  # train, val or test when an imported dataset brings its own lists; else null
+    "phash": pl.UInt64(),
+    "brightness": pl.Float64(),  # mean grey level, 0 to 255
+    "contrast": pl.Float64(),  # standard deviation of the grey level
+    "sharpness": pl.Float64(),  # variance of the Laplacian
+}
+
+# data/predictions/SPLIT.parquet: one row a detection, sorted by image_id, then score descending. An image without detections has no row.
+DETECTIONS_SCHEMA: dict[str, pl.DataType] = {
+    "image_id": pl.String(),
+    "class": pl.String(),
+    "score": pl.Float32(),
+    "x1": pl.Float32(),
+    "y1": pl.Float32(),
+    "x2": pl.Float32(),
+    "y2": pl.Float32(),
+}
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table atomically, with settings that give the same bytes for the same rows."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", statistics=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
+    """Read a table and hold it against `schema` (column name to polars type).
+
+    Raises:
+        MissingInputError: no such file.
+        DataError: unreadable, or its columns are not those of `schema`.
+    """
+    require_file(path, hint)
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet file ({error}): {hint}") from error
+    if dict(frame.schema) != dict(schema):
+        raise DataError(f"{path} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
+    return frame

@@ -1,0 +1,132 @@
+"""COCO metrics of one set of images, computed by hotcoco. Owner of hotcoco.
+
+Every mean follows pycocotools: 10 IoU thresholds from 0.50 to 0.95, 101 recall points, at most 100 detections of a class on an image, and a class
+without labels stays out of the mean. A figure that has nothing to stand on is None, never 0 or NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.boxes import area, xywh_from_xyxy
+from pipelines.core.types import Detections, GroundTruth
+
+SMALL_AREA_PX = 1024.0  # COCO: 32 x 32
+MEDIUM_AREA_PX = 9216.0  # COCO: 96 x 96
+SIZES = ("small", "medium", "large")
+MAX_DETECTIONS = (1, 10, 100)
+RECALL_POINTS = 101
+_ANY_AREA = 1e10  # COCO's "no limit", (1e5 px) squared
+_IOU_50, _IOU_75 = 0, 5  # positions among the 10 IoU thresholds
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class: `ap` over all IoU thresholds, `ap50` at 0.5, its labels, and the precision at 101 recall points (IoU 0.5); None without labels."""
+
+    ap: float | None
+    ap50: float | None
+    boxes: int
+    precision_at_recall: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class SizeMetrics:
+    """Boxes of one size: means over classes, the number of labels of that size and of images that have one."""
+
+    ap: float | None
+    ap50: float | None
+    boxes: int
+    images: int
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """Means over the classes that have labels, and each class by name in the order of `classes`; all in [0, 1]."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ar100: float | None
+    images: int
+    boxes: int
+    sizes: dict[str, SizeMetrics]
+    per_class: dict[str, ClassMetrics]
+
+
+def coco_metrics(
+    truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    *,
+    small_area_px: float = SMALL_AREA_PX,
+    medium_area_px: float = MEDIUM_AREA_PX,
+) -> CocoMetrics:
+    """Compare `detections[i]` with `truth[i]`, one entry an image (`Detections.empty()` where there is none).
+
+    A box of less than `small_area_px` counts as small, of more than `medium_area_px` as large.
+
+    Raises:
+        ValueError: the two sequences differ in length.
+    """
+    if len(truth) != len(detections):
+        raise ValueError(f"{len(truth)} images have labels and {len(detections)} have detections: one entry an image is wanted in both")
+    areas = [area(item.xyxy.astype(np.float64)) for item in truth]
+    if sum(len(item) for item in areas) == 0:
+        nothing = {name: SizeMetrics(None, None, 0, 0) for name in SIZES}
+        return CocoMetrics(None, None, None, None, len(truth), 0, nothing, {name: ClassMetrics(None, None, 0, None) for name in classes})
+    precision, recall = _accumulated(truth, detections, len(classes), small_area_px, medium_area_px)
+    limits = ((0.0, small_area_px), (small_area_px, medium_area_px), (medium_area_px, _ANY_AREA))
+    sizes = {}
+    for position, (name, (low, high)) in enumerate(zip(SIZES, limits, strict=True), start=1):
+        inside = [int(((item >= low) & (item <= high)).sum()) for item in areas]
+        part = precision[..., position]
+        sizes[name] = SizeMetrics(_mean(part), _mean(part[_IOU_50]), sum(inside), sum(count > 0 for count in inside))
+    whole = precision[..., 0]
+    boxes = np.bincount(np.concatenate([item.class_index for item in truth]), minlength=len(classes))
+    per_class = {
+        name: ClassMetrics(
+            _mean(whole[:, :, index]),
+            _mean(whole[_IOU_50, :, index]),
+            int(boxes[index]),
+            tuple(whole[_IOU_50, :, index].tolist()) if boxes[index] else None,
+        )
+        for index, name in enumerate(classes)
+    }
+    return CocoMetrics(_mean(whole), _mean(whole[_IOU_50]), _mean(whole[_IOU_75]), _mean(recall), len(truth), int(boxes.sum()), sizes, per_class)
+
+
+def _accumulated(
+    truth: Sequence[GroundTruth], detections: Sequence[Detections], class_count: int, small_area_px: float, medium_area_px: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (IoU thresholds, recall points, classes, areas) and recall (IoU thresholds, classes), both at 100 detections; -1 without labels."""
+    images = [{"id": number, "width": 1, "height": 1} for number in range(1, len(truth) + 1)]
+    categories = [{"id": number, "name": str(number)} for number in range(1, class_count + 1)]
+    labels = hotcoco.COCO.from_arrays(images, categories, *_columns(truth))
+    scores = np.concatenate([item.score for item in detections]).astype(np.float64)
+    image_ids, category_ids, xywh = _columns(detections)
+    found = labels.load_res(np.column_stack([image_ids, xywh, scores, category_ids]))
+    evaluation: Any = hotcoco.COCOeval(labels, found, "bbox")
+    evaluation.params.max_dets = list(MAX_DETECTIONS)
+    evaluation.params.area_rng = [[0.0, _ANY_AREA], [0.0, small_area_px], [small_area_px, medium_area_px], [medium_area_px, _ANY_AREA]]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"])[..., -1], np.asarray(evaluation.eval["recall"])[:, :, 0, -1]
+
+
+def _columns(items: Sequence[GroundTruth] | Sequence[Detections]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Image ids from 1, category ids from 1 (pycocotools reads id 0 as "no match"), boxes as xywh."""
+    image_ids = np.repeat(np.arange(1, len(items) + 1, dtype=np.int64), [len(item.class_index) for item in items])
+    xywh = xywh_from_xyxy(np.concatenate([item.xyxy for item in items]).astype(np.float64))
+    return image_ids, np.concatenate([item.class_index for item in items]).astype(np.int64) + 1, xywh.astype(np.float64)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None

@@ -1,0 +1,79 @@
+"""The same metrics on parts of a split: by source, by brightness, by box size, and the groups that do worst."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.core.types import Detections, GroundTruth, Sample
+from pipelines.evaluation.coco import CocoMetrics, coco_metrics
+
+WORST_GROUPS = 5
+MIN_GROUP_IMAGES = 2
+MIN_GROUP_BOXES = 10  # a group with fewer says nothing
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where slices are cut: areas in square pixels, brightness as mean grey level from 0 to 255."""
+
+    small_area_px: float
+    medium_area_px: float
+    dark_below: float
+    bright_above: float
+
+
+def brightness_name(brightness: float, limits: Limits) -> str:
+    """`dark`, `normal` or `bright`."""
+    if brightness < limits.dark_below:
+        return "dark"
+    return "bright" if brightness > limits.bright_above else "normal"
+
+
+def slice_metrics(
+    samples: Sequence[Sample],
+    truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    limits: Limits,
+    whole: CocoMetrics,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Slices by name (`source=cam1`, `brightness=dark`, `size=small`, `group=…` for the worst groups), and a summary of all groups.
+
+    `whole` is the metrics of the same images all together, which already hold the sizes.
+    """
+
+    def members(key: Callable[[Sample], str]) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = defaultdict(list)
+        for position, sample in enumerate(samples):
+            rows[key(sample)].append(position)
+        return dict(sorted(rows.items()))
+
+    def measure(rows: list[int]) -> dict[str, Any]:
+        metrics = coco_metrics([truth[row] for row in rows], [detections[row] for row in rows], classes)
+        return {"AP": metrics.ap, "AP50": metrics.ap50, "images": metrics.images, "boxes": metrics.boxes}
+
+    slices = {f"source={name}": measure(rows) for name, rows in members(lambda sample: sample.source).items()}
+    slices |= {f"brightness={name}": measure(rows) for name, rows in members(lambda sample: brightness_name(sample.brightness, limits)).items()}
+    for name, size in whole.sizes.items():
+        slices[f"size={name}"] = {"AP": size.ap, "AP50": size.ap50, "images": size.images, "boxes": size.boxes}
+    groups = members(lambda sample: sample.group)
+    large = {name: rows for name, rows in groups.items() if len(rows) >= MIN_GROUP_IMAGES and _boxes(rows, samples) >= MIN_GROUP_BOXES}
+    measured = {name: measure(rows) for name, rows in large.items()}
+    worst_first = sorted(measured, key=lambda name: (measured[name]["AP50"], name))
+    slices |= {f"group={name}": measured[name] for name in worst_first[:WORST_GROUPS]}
+    summary = {
+        "groups": len(groups),
+        "measured": len(measured),
+        "min_images": MIN_GROUP_IMAGES,
+        "min_boxes": MIN_GROUP_BOXES,
+        "worst_AP50": measured[worst_first[0]]["AP50"] if worst_first else None,
+        "median_AP50": measured[worst_first[len(worst_first) // 2]]["AP50"] if worst_first else None,
+    }
+    return slices, summary
+
+
+def _boxes(rows: Sequence[int], samples: Sequence[Sample]) -> int:
+    return sum(len(samples[row].boxes) for row in rows)

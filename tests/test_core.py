@@ -1,0 +1,218 @@
+"""Core: params, atomic files, records, boxes, matching, contract, the error boundary."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.core import boxes, io, records
+from pipelines.core.cli import run_guarded
+from pipelines.core.contract import ModelContract, class_hash
+from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError, listed
+from pipelines.core.matching import greedy_match
+from pipelines.core.params import load_params
+from pipelines.core.types import Annotation, Box, Detections, Sample
+
+ROOT = Path(__file__).resolve().parents[1]
+MINIMAL = "classes:\n  - name: a\n"
+
+
+def params_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_params_load() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params.class_names == ("bolt", "nut", "washer")
+    assert params.class_of["screw"] == "bolt"
+
+
+def test_yaml_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    assert load_params(params_file(tmp_path, MINIMAL + "train: {lr0: 1e-3, device: 0}\n")).train.lr0 == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no mapping"),
+        ("classes: [", "is not YAML"),
+        ("train: {}\n", "classes is missing"),
+        (MINIMAL + "trian: {}\n", "trian is unknown"),
+        (MINIMAL + "train: {epoch: 3}\n", "train.epoch is unknown"),
+        (MINIMAL + "train: {epochs: '3'}\n", "train.epochs = '3'"),
+        (MINIMAL + "train: {epochs: 0}\n", "train.epochs = 0"),
+        (MINIMAL + "train: {device: gpu}\n", "train.device = 'gpu'"),
+        (MINIMAL + "labeling: {resolve: newest}\n", "labeling.resolve = 'newest'"),
+        (MINIMAL + "dataset: {val_fraction: 0.5, test_fraction: 0.5}\n", "leave nothing to train on"),
+        ("classes:\n  - {name: a, aliases: [b]}\n  - name: b\n", "names \\['b'\\] stand twice"),
+    ],
+)
+def test_bad_params_are_one_line_that_names_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=message) as caught:
+        load_params(params_file(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_params_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="restore it"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    io.write_json(target, {"a": 1})
+    with pytest.raises(ValueError, match="NaN|JSON compliant"):
+        io.write_json(target, {"a": math.nan})
+    with pytest.raises(TypeError):
+        io.write_bytes(target, "text")  # type: ignore[arg-type]
+    assert json.loads(target.read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_metrics_are_rounded_and_nan_is_null(tmp_path: Path) -> None:
+    io.write_metrics(tmp_path / "m.json", {"x": np.float32(0.1), "y": math.nan, "z": [1, 0.12345678], "s": "t", "n": None, "b": True})
+    assert io.read_json(tmp_path / "m.json") == {"x": 0.1, "y": None, "z": [1, 0.123457], "s": "t", "n": None, "b": True}
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '"x"', "\xff"])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"a":1}\n' + line.encode("latin-1") + b"\n")
+    with pytest.raises(DataError, match="line 2"):
+        io.read_jsonl(tmp_path / "x.jsonl")
+
+
+def test_parquet_of_other_columns_is_refused(tmp_path: Path) -> None:
+    io_path = tmp_path / "d.parquet"
+    pl.DataFrame({"a": [1]}).write_parquet(io_path)
+    with pytest.raises(DataError, match="wanted"):
+        records.read_detections(io_path, ["a"])
+    io_path.write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="not a readable parquet"):
+        records.read_detections(io_path, ["a"])
+
+
+finite = st.floats(0, 1000, width=32)
+box = st.tuples(finite, finite, finite, finite)
+
+
+@given(st.lists(st.tuples(box, st.floats(0, 1, width=32), st.integers(0, 2)), max_size=8))
+def test_detections_come_back_best_first(rows: list[tuple[tuple[float, float, float, float], float, int]]) -> None:
+    classes = ["a", "b", "c"]
+    given_detections = Detections(
+        np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
+        np.array([row[1] for row in rows], np.float32),
+        np.array([row[2] for row in rows], int),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "d.parquet"
+        records.write_detections(path, {"y": given_detections, "x": Detections.empty()}, classes)
+        first = path.read_bytes()
+        back = records.read_detections(path, classes)
+        records.write_detections(path, back, classes)
+        assert path.read_bytes() == first
+    assert set(back) == ({"y"} if rows else set())
+    if rows:
+        order = np.argsort(-given_detections.score, kind="stable")
+        np.testing.assert_array_equal(back["y"].xyxy, given_detections.xyxy[order])
+        np.testing.assert_array_equal(back["y"].class_index, given_detections.class_index[order])
+
+
+def test_annotations_have_one_form(tmp_path: Path) -> None:
+    one = Annotation("b", "labeled", 10, 20, (Box("z", (1, 2, 3, 4)), Box("a", (0.12345, 0, 5, 5))), "s", ("ann",), ("7",), "2026-01-01T00:00:00Z")
+    two = Annotation("a", "verified_empty", 10, 20, (), "s")
+    records.write_annotations(tmp_path / "1", [one, two])
+    records.write_annotations(tmp_path / "2", records.read_annotations(tmp_path / "1")[::-1])
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert [item.image_id for item in records.read_annotations(tmp_path / "1")] == ["a", "b"]
+
+
+def test_a_class_outside_the_contract_is_refused() -> None:
+    sample = Sample("i", "p", 10, 10, "labeled", (Box("dog", (0, 0, 1, 1)),), "s", "g", None, 1.0)
+    with pytest.raises(ClassContractError, match="dog"):
+        records.ground_truth(sample, ["cat"])
+    assert records.ground_truth(sample, ["cat", "dog"]).class_index.tolist() == [1]
+
+
+def test_iou_by_hand() -> None:
+    a = np.array([[0, 0, 2, 2], [0, 0, 0, 0], [5, 5, 4, 4]], np.float32)
+    b = np.array([[1, 1, 3, 3], [0, 0, 2, 2], [0, 0, 0, 0]], np.float32)
+    np.testing.assert_allclose(boxes.iou_matrix(a, b), [[1 / 7, 1, 0], [0, 0, 0], [0, 0, 0]])
+    assert boxes.iou_matrix(boxes.empty_boxes(), b).shape == (0, 3)
+
+
+@given(st.lists(box, max_size=5))
+def test_layouts_round_trip(rows: list[tuple[float, float, float, float]]) -> None:
+    xyxy = np.array(rows, np.float64).reshape(-1, 4)
+    np.testing.assert_allclose(boxes.xyxy_from_xywh(boxes.xywh_from_xyxy(xyxy)), xyxy, atol=1e-9)
+    np.testing.assert_allclose(boxes.xyxy_from_cxcywh(boxes.cxcywh_from_xyxy(xyxy)), xyxy, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("iou", "expected"),
+    [
+        (np.zeros((0, 0)), []),
+        (np.zeros((2, 0)), [-1, -1]),
+        (np.array([[0.6], [0.9]]), [0, -1]),  # the better-scored detection takes the label though the other fits better
+        (np.array([[0.6, 0.7], [0.8, 0.9]]), [1, 0]),
+        (np.array([[0.5, 0.5]]), [1]),  # pycocotools takes the last of equals
+        (np.array([[0.4]]), [-1]),
+    ],
+    ids=["empty", "no labels", "score wins", "best free", "tie", "below"],
+)
+def test_greedy_match(iou: np.ndarray, expected: list[int]) -> None:
+    assert greedy_match(iou, 0.5).tolist() == expected
+
+
+def test_contract_round_trip_and_refusals() -> None:
+    contract = ModelContract(("a", "b"), (320, 320), "cxcywh_scores")
+    assert ModelContract.from_json(json.loads(json.dumps(contract.to_json())), "x") == contract
+    assert class_hash(["a", "b"]) != class_hash(["b", "a"])
+    with pytest.raises(ClassContractError, match="params.yaml has"):
+        contract.require_classes(["b", "a"], "model")
+    with pytest.raises(ClassContractError, match="states class hash"):
+        ModelContract.from_json({**contract.to_json(), "classes": ["b", "a"]}, "x")
+    with pytest.raises(DataError, match="no readable model contract"):
+        ModelContract.from_json({"classes": ["a"]}, "x")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (DataError("wanted\na thing"), "error: wanted a thing"),
+        (OSError(errno.ENOSPC, "x"), "disk is full"),
+        (OSError(errno.EROFS, "x", "some/file"), "read-only.*some/file"),
+        (PermissionError(errno.EACCES, "x"), "permission denied"),
+    ],
+)
+def test_the_boundary_says_one_line_and_exits_2(error: Exception, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise error
+
+    assert run_guarded(work) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert re.search(text, printed)
+
+
+def test_a_bug_is_not_swallowed() -> None:
+    def work() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        run_guarded(work)
+
+
+def test_long_lists_are_cut_with_a_count() -> None:
+    assert listed([str(number) for number in range(25)]).endswith("19; and 5 more")

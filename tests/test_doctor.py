@@ -1,0 +1,237 @@
+"""`detloop doctor`: a fake Label Studio that is a real server on loopback, libraries that break on import, folders without DVC."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.commands import doctor
+
+TOKEN = "s3cret-0123456789abcdef"
+SECRET_URL_PARTS = "person:pa55word@"
+
+
+@contextmanager
+def server(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
+    """A real HTTP server that answers everything alike; gives its address and the requests that it saw."""
+    seen: list[tuple[str, dict[str, str]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, dict(self.headers)))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    httpd = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{httpd.server_port}", seen
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_healthy_label_studio_is_found_and_gets_no_token() -> None:
+    with server(200, b'{"status": "UP"}') as (place, seen):
+        finding = doctor.label_studio(f"http://{place}/", has_token=True)
+    assert (finding.status, finding.cost) == ("found", "")
+    assert [path for path, _ in seen] == ["/health"]
+    assert not any("Authorization" in headers for _, headers in seen)
+
+
+def test_a_server_without_a_token_says_what_that_costs() -> None:
+    with server(200, b'{"status": "UP"}') as (place, _):
+        finding = doctor.label_studio(f"http://{place}", has_token=False)
+    assert finding.status == "found"
+    assert "no token is set" in finding.detail
+    assert "token" in finding.cost
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (500, b"oops", "status 500"),
+        (404, b"", "status 404"),
+        (200, b"<html>hello</html>", "not as Label Studio"),
+        (200, b'["UP"]', "not as Label Studio"),
+        (200, b"\xff\xfe", "not as Label Studio"),
+        (200, b'{"status": "DOWN"}', "not as Label Studio"),
+    ],
+    ids=["500", "404", "html", "list", "not-utf8", "down"],
+)
+def test_a_server_that_is_no_healthy_label_studio_is_broken(status: int, body: bytes, said: str) -> None:
+    with server(status, body) as (place, _):
+        finding = doctor.label_studio(f"http://{place}", has_token=False)
+    assert finding.status == "broken"
+    assert said in finding.detail
+
+
+def test_a_server_that_hangs_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts (the kernel does), never answers
+        finding = doctor.label_studio(f"http://127.0.0.1:{listening.getsockname()[1]}", has_token=False, timeout_s=0.2)
+    assert finding.status == "broken"
+    assert "no answer within 0.2 s" in finding.detail
+
+
+def test_a_server_that_speaks_no_http_and_a_closed_port_are_broken() -> None:
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        connection.recv(4096)
+        connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        port = listening.getsockname()[1]
+        assert doctor.label_studio(f"http://127.0.0.1:{port}", has_token=False).status == "broken"
+        thread.join()
+    assert "cannot be reached" in doctor.label_studio(f"http://127.0.0.1:{port}", has_token=False).detail
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", "http://[::1", "http://host:port", "%"])
+def test_an_address_that_is_none_is_broken_and_not_repeated(url: str) -> None:
+    finding = doctor.label_studio(url, has_token=False)
+    assert finding.status == "broken"
+    assert "LABEL_STUDIO_URL" in finding.detail
+
+
+def test_secrets_are_never_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    with server(500, TOKEN.encode()) as (place, _):
+        monkeypatch.setenv("LABEL_STUDIO_URL", f"http://{SECRET_URL_PARTS}{place}/?token={TOKEN}")
+        assert main(["doctor"]) == 0
+    out, err = capfd.readouterr()
+    assert f"http://{place}" in out
+    assert "is not set" not in out
+    for secret in (TOKEN, "pa55word", "person"):
+        assert secret not in out + err
+
+
+def test_the_whole_answer_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").touch()
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    found = {item["name"]: item for item in answer["findings"]}
+    wanted = {
+        "Python",
+        "CPU",
+        "memory",
+        "GPU",
+        "torch",
+        "TensorRT",
+        "OpenVINO",
+        "ONNX Runtime",
+        "ultralytics",
+        "albumentations",
+        "DVC",
+        "git",
+        ".dvc",
+    }
+    assert wanted | {"Label Studio", "disk", "data folder"} <= set(found)
+    assert {item["status"] for item in answer["findings"]} <= {"found", "missing", "broken"}
+    assert found["Python"]["detail"] == ".".join(map(str, sys.version_info[:3]))
+    assert found[".dvc"]["status"] == found["data folder"]["status"] == found["torch"]["status"] == "found"
+    assert found["Label Studio"]["detail"] == "LABEL_STUDIO_URL is not set"
+    assert sum(answer["counts"].values()) == len(answer["findings"])
+    assert all(item["cost"] for item in answer["findings"] if item["status"] != "found"), "each lack names its cost"
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_outside_a_project_dvc_and_data_are_missing(tmp_path: Path) -> None:
+    assert doctor.dvc_folder(tmp_path).status == "missing"
+    assert doctor.data_folder(tmp_path).status == "missing"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_data_folder_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o555)
+    assert doctor.data_folder(tmp_path).status == "broken"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        ("import no_such_module_of_ours", "broken"),
+        ("raise OSError('libGL.so.1: cannot open shared object file')", "broken"),
+        ("import os; os.abort()", "broken"),
+        ("import os; os._exit(0)", "broken"),
+        ("print('noise'); __version__ = '1.2'", "found"),
+        (None, "missing"),
+    ],
+    ids=["needs-another", "libgl", "crash", "silent-exit", "noisy", "not-installed"],
+)
+def test_a_library_that_breaks_on_import_is_a_line_not_a_crash(
+    content: str | None, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "fancylib.py").write_text(content)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = doctor.library("fancylib", doctor.probe("import fancylib; say(version=fancylib.__version__)"), None, "much")
+    assert finding.status == status
+    assert finding.cost == ("" if status == "found" else "much")
+    if content and "libGL" in content:
+        assert "libGL.so.1" in finding.detail
+
+
+def test_a_tensorrt_stub_without_a_builder_does_not_count() -> None:
+    missing = {"error": "ModuleNotFoundError: No module named 'x'", "missing": True}
+    stub = {"error": "AttributeError: module 'tensorrt' has no attribute 'Builder'", "missing": False}
+    rtx = {"version": "1.7", "builder": "Builder"}
+    assert doctor.tensorrt(stub, rtx).detail == "TensorRT-RTX 1.7"
+    assert doctor.tensorrt(stub, missing).status == "broken"
+    assert doctor.tensorrt(missing, missing).status == "missing"
+
+
+def test_gpu_without_a_torch_that_sees_it_says_so() -> None:
+    card = ["NVIDIA H100, driver 580.65, 81559 MiB"]
+    assert doctor.gpu(card, {"version": "2", "gpus": ["NVIDIA H100"]}).cost == ""
+    assert "torch sees no CUDA device" in doctor.gpu(card, {"version": "2", "gpus": []}).cost
+    assert doctor.gpu("no nvidia-smi", {"version": "2", "gpus": ["NVIDIA H100"]}).status == "found"
+    assert doctor.gpu("nvidia-smi failed: driver/library version mismatch", {"error": "x", "missing": True}).status == "broken"
+    assert doctor.gpu("no nvidia-smi", {"version": "2", "gpus": [], "mps": False}).status == "missing"
+
+
+def test_nvidia_smi_is_read_as_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 580.65.06, 143771 MiB'\n")
+    tool.chmod(0o755)
+    assert doctor.nvidia_smi() == ["NVIDIA H200, driver 580.65.06, 143771 MiB"]
+    tool.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\nexit 18\n")
+    assert doctor.nvidia_smi() == "nvidia-smi failed: Failed to initialize NVML: Driver/library version mismatch"
+
+
+def test_configure_declares_json() -> None:
+    parser = argparse.ArgumentParser()
+    doctor.configure(parser)
+    assert parser.parse_args([]).json is False
+    assert parser.parse_args(["--json"]).json is True
