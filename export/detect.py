@@ -24,7 +24,10 @@ from pipelines.core.types import Detections
 class Detector(Protocol):
     """What is asked of a runner here, of PyTorch's as well."""
 
-    contract: ModelContract
+    @property
+    def contract(self) -> ModelContract:
+        """How to feed it and how to read it."""
+        ...
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, 3, height, width) to raw output (N, …)."""
@@ -48,7 +51,7 @@ def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float
     """
     if contract.colour != "RGB" or contract.divide_by != 255.0:
         raise DataError(
-            f"the model wants {contract.colour} divided by {contract.divide_by}, this detloop makes RGB divided by 255: use the detloop that exported it"
+            f"the model wants {contract.colour} divided by {contract.divide_by}, this code makes RGB divided by 255: use the detloop that exported it"
         )
     box = letterbox_for((image.shape[1], image.shape[0]), contract.input_wh)
     return tensor_from_letterboxed([apply_letterbox(image, box, contract.pad_value)]), box
@@ -97,6 +100,6 @@ def thresholds_by_index(by_name: Mapping[str, Any], classes: Sequence[str], wher
 def read_thresholds(path: Path, classes: Sequence[str]) -> NDArray[np.float64]:
     """The evaluation's threshold of each class, in class order; see `thresholds_by_index`."""
     content = read_json(path)
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
         raise DataError(f"{path} holds no thresholds by class: run `dvc repro evaluate`")
-    return thresholds_by_index(content, classes, str(path))
+    return thresholds_by_index(content["classes"], classes, str(path))

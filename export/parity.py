@@ -22,7 +22,7 @@ COUNTS = ("matched", "missed", "extra", "class_flips", "near_threshold")
 
 @dataclass(frozen=True)
 class Parity:
-    """`counts` is (classes, 5) int64 in the order of COUNTS, by the reference's class (an extra one by its own); differences are over matched pairs."""
+    """`counts` is (classes, 5) int64, columns as COUNTS, by the reference's class (an extra one by its own); differences are over matched pairs."""
 
     counts: NDArray[np.int64]
     max_score_difference: float = 0.0
@@ -36,9 +36,9 @@ class Parity:
 def compare(reference: Detections, candidate: Detections, thresholds: NDArray[np.float64], *, match_iou: float, near_threshold: float) -> Parity:
     """Compare two detectors on one image; `thresholds` is (classes,).
 
-    First boxes of one class are paired, largest IoU first, from `match_iou` up, also those up to `near_threshold` below the threshold. A pair with both
-    scores above the threshold is matched; one with a score on either side, both within `near_threshold` of it, is near_threshold; with a larger gap
-    it counts as missed or extra. What is left above the threshold is paired without regard to class: a class flip. The rest is missed (the
+    First boxes of one class are paired, largest IoU first, from `match_iou` up, also those up to `near_threshold` below the threshold. A pair with
+    both scores above the threshold is matched; one with a score on either side, both within `near_threshold` of it, is near_threshold; with a larger
+    gap it counts as missed or extra. What is left above the threshold is paired without regard to class: a class flip. The rest is missed (the
     reference has it alone) or extra.
     """
     ours, theirs = above(reference, thresholds, near_threshold), above(candidate, thresholds, near_threshold)
@@ -89,8 +89,10 @@ def relative_drop(reference: float | None, value: float | None) -> float | None:
     return (reference - value) / reference if reference > 0 else 0.0
 
 
-def judge(precision: str, drop: float | None, parity: Parity, max_relative_drop: Mapping[str, float]) -> tuple[Status, list[str]]:
-    """Whether an artifact counts as the same model, and why not. fp32 must also find exactly what the reference finds."""
+def judge(
+    precision: str, drop: float | None, parity: Parity, max_relative_drop: Mapping[str, float], max_score_difference: float
+) -> tuple[Status, list[str]]:
+    """Whether an artifact counts as the same model, and why not. fp32 must also find what the reference finds, with scores within the limit."""
     reasons = []
     if drop is None:
         reasons.append("no AP could be measured: the test split has no labels")
@@ -99,7 +101,11 @@ def judge(precision: str, drop: float | None, parity: Parity, max_relative_drop:
     if precision == "fp32":
         wrong = {name: parity.total(name) for name in ("missed", "extra", "class_flips")}
         if any(wrong.values()):
-            reasons.append("fp32 must find what PyTorch finds: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in wrong.items() if count))
+            reasons.append(
+                "fp32 must find what PyTorch finds: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in wrong.items() if count)
+            )
+        if parity.max_score_difference > max_score_difference:
+            reasons.append(f"fp32 scores are up to {parity.max_score_difference:.3f} off, {max_score_difference:g} is allowed")
     return ("fail" if reasons else "pass"), reasons
 
 

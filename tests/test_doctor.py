@@ -120,26 +120,19 @@ def test_an_address_that_is_none_is_broken_and_not_repeated(url: str) -> None:
     assert "LABEL_STUDIO_URL" in finding.detail
 
 
-def test_secrets_are_never_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
-    with server(500, TOKEN.encode()) as (place, _):
-        monkeypatch.setenv("LABEL_STUDIO_URL", f"http://{SECRET_URL_PARTS}{place}/?token={TOKEN}")
-        assert main(["doctor"]) == 0
-    out, err = capfd.readouterr()
-    assert f"http://{place}" in out
-    assert "is not set" not in out
-    for secret in (TOKEN, "pa55word", "person"):
-        assert secret not in out + err
-
-
-def test_the_whole_answer_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_answer_and_no_secret_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").touch()
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert main(["doctor", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    with server(500, TOKEN.encode()) as (place, _):
+        monkeypatch.setenv("LABEL_STUDIO_URL", f"http://{SECRET_URL_PARTS}{place}/?token={TOKEN}")
+        assert main(["doctor", "--json"]) == 0
+    out, err = capfd.readouterr()
+    for secret in (TOKEN, "pa55word", "person"):
+        assert secret not in out + err
+    answer = json.loads(out)
     found = {item["name"]: item for item in answer["findings"]}
     wanted = {
         "Python",
@@ -157,13 +150,26 @@ def test_the_whole_answer_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ".dvc",
     }
     assert wanted | {"Label Studio", "disk", "data folder"} <= set(found)
-    assert {item["status"] for item in answer["findings"]} <= {"found", "missing", "broken"}
+    assert found["Label Studio"]["detail"] == f"http://{place} answers /health with status 500"
     assert found["Python"]["detail"] == ".".join(map(str, sys.version_info[:3]))
     assert found[".dvc"]["status"] == found["data folder"]["status"] == found["torch"]["status"] == "found"
-    assert found["Label Studio"]["detail"] == "LABEL_STUDIO_URL is not set"
     assert sum(answer["counts"].values()) == len(answer["findings"])
     assert all(item["cost"] for item in answer["findings"] if item["status"] != "found"), "each lack names its cost"
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_lines_for_people() -> None:
+    findings = [doctor.Finding("Python", "found", "3.11.7"), doctor.Finding("GPU", "missing", "none seen", "training " * 20)]
+    lines = doctor.as_lines(findings).splitlines()
+    assert lines[0] == "found    Python         3.11.7"
+    assert lines[1] == "missing  GPU            none seen"
+    assert lines[2].startswith(" " * 24 + "training")
+    assert max(len(line) for line in lines) <= 110
+    assert lines[-1] == "1 found, 1 missing, 0 broken"
+
+
+def test_an_unset_address_is_said() -> None:
+    assert doctor.label_studio("", has_token=False).detail == "LABEL_STUDIO_URL is not set"
 
 
 def test_outside_a_project_dvc_and_data_are_missing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Comparing and timing are the caller's. A runner module needs numpy, OpenCV and i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +18,14 @@ from numpy.typing import NDArray
 
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError
+
+
+MAX_MESSAGE = 300  # of a library's own error text
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error as one short line."""
+    return " ".join(str(error).split())[:MAX_MESSAGE]
 
 
 class Runner(ABC):
@@ -61,6 +70,18 @@ class Runner(ABC):
         if self.contract.class_hash != class_hash:
             raise ClassContractError(
                 f"{self.path} has class hash {self.contract.class_hash} ({list(self.contract.classes)}), wanted {class_hash}: run `dvc repro export_onnx`"
+            )
+
+    def require_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Refuse a model whose inputs and outputs are not the contract's.
+
+        Raises:
+            DataError: they differ.
+        """
+        wanted = ([self.contract.input_name], [self.contract.output_name])
+        if (list(inputs), list(outputs)) != wanted:
+            raise DataError(
+                f"{self.path} has inputs {list(inputs)} and outputs {list(outputs)}, its contract says {wanted[0]} and {wanted[1]}: export the model again"
             )
 
     @abstractmethod

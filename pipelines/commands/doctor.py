@@ -19,7 +19,7 @@ import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,16 +67,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look, print, and return 0: a lack is an answer, not an error."""
     findings = examine(Path.cwd(), os.environ)
-    counts = {status: sum(item.status == status for item in findings) for status in ("found", "missing", "broken")}
-    if args.json:
-        print(json.dumps({"findings": [asdict(item) for item in findings], "counts": counts}, indent=2))
-        return 0
-    for item in findings:
-        print(f"{item.status:<8} {item.name:<14} {item.detail}")
-        if item.cost:
-            print(textwrap.fill(item.cost, LINE_WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT))
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    print(as_json(findings) if args.json else as_lines(findings))
     return 0
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """One JSON object: `findings`, and `counts` by status."""
+    return json.dumps({"findings": [asdict(item) for item in findings], "counts": _counts(findings)}, indent=2)
+
+
+def as_lines(findings: Sequence[Finding]) -> str:
+    """A line a finding, its cost below it, the counts last."""
+    lines = []
+    for item in findings:
+        lines.append(f"{item.status:<8} {item.name:<14} {item.detail}")
+        if item.cost:
+            lines.append(textwrap.fill(item.cost, LINE_WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT))
+    return "\n".join([*lines, ", ".join(f"{count} {status}" for status, count in _counts(findings).items())])
+
+
+def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+    return {status: sum(item.status == status for item in findings) for status in ("found", "missing", "broken")}
 
 
 def examine(project: Path, environment: Mapping[str, str]) -> list[Finding]:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,29 +47,31 @@ def require_folder(path: Path, hint: str = "run `dvc repro`") -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name beside `path`, then rename: readers see the old file or the new one."""
+    """Write `content` as `.NAME.tmp` beside `path`, then rename: readers see the old file or the new one.
+
+    The temporary name is fixed, so what a killed writer left is overwritten by the next one. Not for two writers of one path at the same time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of files (name relative to it, content) under a temporary name beside `path`, then rename; an older one is replaced whole."""
+    """Write a folder of files (name relative to it, content) as `.NAME.tmp` beside `path`, then rename; an older one is replaced whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.chmod(0o755)
         new = temporary / "new"
-        new.mkdir()
+        new.mkdir(parents=True)
         for name, content in files.items():
             write_bytes(new / name, content)
         if path.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -145,9 +145,17 @@ class ExportParams(Section):
 class VerifyParams(Section):
     """When an artifact still counts as the same model."""
 
-    match_iou: Fraction = 0.9
+    match_iou: dict[Precision, Fraction] = {"fp32": 0.9, "fp16": 0.9, "int8": 0.5}
     near_threshold: Fraction = 0.02
     max_relative_drop: dict[Precision, Fraction] = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}
+
+    @field_validator("match_iou", "max_relative_drop")
+    @classmethod
+    def _every_precision(cls, value: dict[Precision, float]) -> dict[Precision, float]:
+        missing = [name for name in get_args(Precision) if name not in value]
+        if missing:
+            raise ValueError(f"a value for {', '.join(missing)} is missing: add it")
+        return value
 
 
 class BenchmarkParams(Section):
@@ -157,6 +165,7 @@ class BenchmarkParams(Section):
     warmup: Annotated[int, Field(ge=0)] = 5
     rounds: Positive = 3
     threads: Positive = 2
+    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
 class ReleaseParams(Section):

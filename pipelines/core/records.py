@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.core.errors import ClassContractError, DataError
-from pipelines.core.io import iter_jsonl, write_jsonl
+from pipelines.core.io import iter_jsonl, jsonl_text, write_jsonl, write_text
 from pipelines.core.tables import DETECTIONS_SCHEMA, MANIFEST_SCHEMA, read_parquet, write_parquet
 from pipelines.core.types import Annotation, Box, Detections, GroundTruth, Sample
 
@@ -31,12 +31,12 @@ def write_manifest(path: Path, frame: pl.DataFrame) -> None:
 
 def read_annotations(path: Path) -> list[Annotation]:
     """The annotations snapshot, in file order (sorted by image_id)."""
-    return [_parsed(path, row, _annotation_from_row) for row in iter_jsonl(path)]
+    return [_parsed(path, row, annotation_from_row) for row in iter_jsonl(path)]
 
 
 def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
     """Write the canonical snapshot: sorted by image_id, boxes sorted, same content gives the same bytes."""
-    write_jsonl(path, [_row_from_annotation(item) for item in sorted(annotations, key=lambda item: item.image_id)])
+    write_jsonl(path, [row_from_annotation(item) for item in sorted(annotations, key=lambda item: item.image_id)])
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -44,9 +44,14 @@ def read_samples(path: Path) -> list[Sample]:
     return [_parsed(path, row, _sample_from_row) for row in iter_jsonl(path)]
 
 
+def samples_text(samples: Iterable[Sample]) -> str:
+    """The lines of one split, sorted by image_id."""
+    return jsonl_text(_row_from_sample(item) for item in sorted(samples, key=lambda item: item.image_id))
+
+
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Write one split, sorted by image_id."""
-    write_jsonl(path, [_row_from_sample(item) for item in sorted(samples, key=lambda item: item.image_id)])
+    write_text(path, samples_text(samples))
 
 
 def ground_truth(sample: Sample, classes: Sequence[str]) -> GroundTruth:
@@ -110,7 +115,8 @@ def _boxes_from_row(rows: Sequence[Mapping[str, Any]]) -> tuple[Box, ...]:
     return tuple(Box(str(row["class"]), (row["xyxy"][0], row["xyxy"][1], row["xyxy"][2], row["xyxy"][3])) for row in rows)
 
 
-def _row_from_annotation(item: Annotation) -> dict[str, Any]:
+def row_from_annotation(item: Annotation) -> dict[str, Any]:
+    """The JSON object of one annotations line."""
     return {
         "image_id": item.image_id,
         "state": item.state,
@@ -124,7 +130,12 @@ def _row_from_annotation(item: Annotation) -> dict[str, Any]:
     }
 
 
-def _annotation_from_row(row: Mapping[str, Any]) -> Annotation:
+def annotation_from_row(row: Mapping[str, Any]) -> Annotation:
+    """The inverse of `row_from_annotation`; other keys are ignored.
+
+    Raises:
+        KeyError, IndexError, TypeError: the line has another form.
+    """
     return Annotation(
         image_id=row["image_id"],
         state=row["state"],

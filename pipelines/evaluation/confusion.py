@@ -1,7 +1,7 @@
 """Which class is taken for which: a matrix over labels and shown detections, with a row and a column for background.
 
-The rule: on each image the shown detections, best score first, each take the free label that they overlap most, whatever its class, from IoU 0.5 up. A
-detection that finds none stands in the row background, a label that none takes in the column background.
+The rule: on each image the shown detections, best score first, each take the free label that they overlap most, whatever its class, from IoU 0.5 up.
+A detection that finds none stands in the row background, a label that none takes in the column background.
 """
 
 from __future__ import annotations

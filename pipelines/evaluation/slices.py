@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from pipelines.core.slices import SliceLimits
 from pipelines.core.types import Detections, GroundTruth, Sample
 from pipelines.evaluation.coco import CocoMetrics, coco_metrics
 
@@ -15,29 +15,12 @@ MIN_GROUP_IMAGES = 2
 MIN_GROUP_BOXES = 10  # a group with fewer says nothing
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where slices are cut: areas in square pixels, brightness as mean grey level from 0 to 255."""
-
-    small_area_px: float
-    medium_area_px: float
-    dark_below: float
-    bright_above: float
-
-
-def brightness_name(brightness: float, limits: Limits) -> str:
-    """`dark`, `normal` or `bright`."""
-    if brightness < limits.dark_below:
-        return "dark"
-    return "bright" if brightness > limits.bright_above else "normal"
-
-
 def slice_metrics(
     samples: Sequence[Sample],
     truth: Sequence[GroundTruth],
     detections: Sequence[Detections],
     classes: Sequence[str],
-    limits: Limits,
+    limits: SliceLimits,
     whole: CocoMetrics,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Slices by name (`source=cam1`, `brightness=dark`, `size=small`, `group=…` for the worst groups), and a summary of all groups.
@@ -56,7 +39,7 @@ def slice_metrics(
         return {"AP": metrics.ap, "AP50": metrics.ap50, "images": metrics.images, "boxes": metrics.boxes}
 
     slices = {f"source={name}": measure(rows) for name, rows in members(lambda sample: sample.source).items()}
-    slices |= {f"brightness={name}": measure(rows) for name, rows in members(lambda sample: brightness_name(sample.brightness, limits)).items()}
+    slices |= {f"brightness={name}": measure(rows) for name, rows in members(lambda sample: limits.brightness(sample.brightness)).items()}
     for name, size in whole.sizes.items():
         slices[f"size={name}"] = {"AP": size.ap, "AP50": size.ap50, "images": size.images, "boxes": size.boxes}
     groups = members(lambda sample: sample.group)

@@ -17,10 +17,11 @@ from pipelines.core.cli import stage_main
 from pipelines.core.io import json_text, jsonl_text, rounded, write_folder, write_metrics
 from pipelines.core.params import EvaluateParams, load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
+from pipelines.core.slices import SliceLimits
 from pipelines.core.types import LABELED_SPLITS, Detections, GroundTruth, Sample, Split
 from pipelines.evaluation.coco import RECALL_POINTS, CocoMetrics, coco_metrics
 from pipelines.evaluation.confusion import BACKGROUND, RULE, confusion_matrix, pairs_csv
-from pipelines.evaluation.slices import Limits, slice_metrics
+from pipelines.evaluation.slices import slice_metrics
 from pipelines.evaluation.thresholds import (
     MATCH_IOU,
     ScoreCurve,
@@ -55,7 +56,7 @@ def work(args: argparse.Namespace) -> None:
     splits = {split: _load(args.dataset, args.predictions, split, classes, settings) for split in LABELED_SPLITS}
     chosen = [best_threshold(curve, settings.min_score) for curve in splits[CHOSEN_ON].curves]
     thresholds = {name: item.value for name, item in zip(classes, chosen, strict=True)}
-    limits = Limits(settings.small_area_px, settings.medium_area_px, settings.dark_below, settings.bright_above)
+    limits = SliceLimits(settings.small_area_px, settings.medium_area_px, settings.dark_below, settings.bright_above)
     metrics: dict[str, Any] = {split: _split_metrics(data, classes, chosen, limits) for split, data in splits.items()}
     metrics["thresholds"] = thresholds
     metrics["threshold_notes"] = {name: item.note for name, item in zip(classes, chosen, strict=True) if item.note}
@@ -65,7 +66,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def _load(dataset: Path, predictions: Path, split: Split, classes: Sequence[str], settings: EvaluateParams) -> SplitData:
-    samples = read_samples(dataset / f"{split}.jsonl")
+    samples = sorted(read_samples(dataset / f"{split}.jsonl"), key=lambda sample: sample.image_id)
     found = read_detections(predictions / f"{split}.parquet", classes)
     truth = [ground_truth(sample, classes) for sample in samples]
     detections = [found.get(sample.image_id, Detections.empty()) for sample in samples]
@@ -73,7 +74,7 @@ def _load(dataset: Path, predictions: Path, split: Split, classes: Sequence[str]
     return SplitData(samples, truth, detections, score_curves(truth, detections, len(classes)), metrics)
 
 
-def _split_metrics(data: SplitData, classes: Sequence[str], chosen: Sequence[Threshold], limits: Limits) -> dict[str, Any]:
+def _split_metrics(data: SplitData, classes: Sequence[str], chosen: Sequence[Threshold], limits: SliceLimits) -> dict[str, Any]:
     metrics = data.metrics
     slices, groups = slice_metrics(data.samples, data.truth, data.detections, classes, limits, metrics)
     per_class = {}
@@ -113,19 +114,20 @@ def _files(splits: dict[Split, SplitData], classes: Sequence[str], thresholds: d
             per_image.append(
                 {"image_id": sample.image_id, "split": split, "tp": counts.true_positives, "fp": counts.false_positives, "fn": counts.false_negatives}
             )
-    curves = {
-        name: [{"recall": step / (RECALL_POINTS - 1), "precision": value} for step, value in enumerate(part.precision_at_recall or ())]
+    curve_points = [
+        {"class": name, "recall": step / (RECALL_POINTS - 1), "precision": value}
         for name, part in splits[PLOTTED].metrics.per_class.items()
-    }
-    confidence = {name: confidence_points(curve) for name, curve in zip(classes, splits[CHOSEN_ON].curves, strict=True)}
-    plotted_curve = [{"class": name, **point} for name, points in curves.items() for point in points]
+        for step, value in enumerate(part.precision_at_recall or ())
+    ]
+    score_points = [
+        {"class": name, **point} for name, curve in zip(classes, splits[CHOSEN_ON].curves, strict=True) for point in confidence_points(curve)
+    ]
     texts = {
         "thresholds.json": json_text({"classes": thresholds}),
         "confusion.json": json_text(confusion),
         "confusion.csv": plotted_pairs,
-        "pr.json": json_text(rounded({"split": PLOTTED, "iou": MATCH_IOU, "classes": curves})),
-        "pr_points.json": json_text(rounded({"points": plotted_curve})),
-        "confidence.json": json_text(rounded({"split": CHOSEN_ON, "classes": confidence})),
+        "pr.json": json_text(rounded({"split": PLOTTED, "iou": MATCH_IOU, "points": curve_points})),
+        "confidence.json": json_text(rounded({"split": CHOSEN_ON, "iou": MATCH_IOU, "points": score_points})),
         "per_image.jsonl": jsonl_text(per_image),
     }
     return {name: text.encode() for name, text in texts.items()}

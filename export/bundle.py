@@ -1,0 +1,198 @@
+"""Reading a released bundle: a folder that holds all that a user of the model needs. Refuses one that was rejected, changed or does not fit together.
+
+Needs numpy, OpenCV and one runtime; nothing else may be imported here or below. `export.bundle_writer` writes bundles, `export.golden` tests them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.detect import NmsValues, above, detect, thresholds_by_index
+from export.runners import Runner, open_runner
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
+from pipelines.core.images import Image
+from pipelines.core.io import read_json, sha256_file
+from pipelines.core.types import Detections
+
+FORMAT = 1
+BUNDLE_FILE = "bundle.json"
+_GET_ANOTHER = "get the bundle again, or write it anew with `dvc repro release`"
+
+
+@dataclass(frozen=True)
+class BundleArtifact:
+    """One way to run the model that passed the gate: which runner, on which file (relative to the bundle)."""
+
+    name: str
+    runner: str
+    precision: str
+    file: str
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """An image with its expected network input; files relative to the bundle. Sizes in pixels as a person sees the image."""
+
+    image: str
+    input: str
+    image_id: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A readable, released bundle. `thresholds` is (classes,); `order` names the artifacts, fastest first; `files` maps each file to its sha256."""
+
+    folder: Path
+    contract: ModelContract
+    thresholds: NDArray[np.float64]
+    nms: NmsValues
+    artifacts: dict[str, BundleArtifact]
+    order: tuple[str, ...]
+    files: dict[str, str]
+    golden: tuple[GoldenImage, ...]
+    expected: str
+
+    def require_unchanged(self, file: str) -> Path:
+        """The path of one file of the bundle.
+
+        Raises:
+            MissingInputError: it is gone.
+            DataError: it is not the file that passed the gate.
+        """
+        path = self.folder / file
+        if not path.is_file():
+            raise MissingInputError(f"bundle {self.folder} lacks {file}: {_GET_ANOTHER}")
+        stated, now = self.files.get(file), sha256_file(path)
+        if stated != now:
+            raise DataError(
+                f"{path} is not the file that passed the gate (sha256 {now[:12]}, bundle.json states {(stated or 'none')[:12]}): {_GET_ANOTHER}"
+            )
+        return path
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read and check `bundle.json`. The big files are checked when they are used (`Bundle.require_unchanged`).
+
+    Raises:
+        MissingInputError: no bundle there.
+        GateError: the release was rejected.
+        DataError: not a bundle that this code reads.
+        ClassContractError: classes, hash and thresholds do not fit together.
+    """
+    path = folder / BUNDLE_FILE
+    content = read_json(path, "name the folder of a released bundle, or write one with `dvc repro release`")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise DataError(f"{path} has bundle format {found}, this detloop reads {FORMAT}: use the detloop that wrote it, or {_GET_ANOTHER}")
+    if content.get("verdict") != "released":
+        raise GateError(
+            f"bundle {folder} was rejected by the release gate: {'; '.join(content.get('reasons', [])) or 'no reason stated'}; use another one"
+        )
+    try:
+        contract = ModelContract.from_json(content["contract"], str(path))
+        artifacts = {
+            name: BundleArtifact(name, str(item["runner"]), str(item["precision"]), _inside(item["file"]))
+            for name, item in content["artifacts"].items()
+        }
+        bundle = Bundle(
+            folder=folder,
+            contract=contract,
+            thresholds=thresholds_by_index(content["thresholds"], contract.classes, str(path)),
+            nms=NmsValues(**content["nms"]),
+            artifacts=artifacts,
+            order=tuple(content["order"]),
+            files={_inside(name): str(value) for name, value in content["files"].items()},
+            golden=tuple(GoldenImage(_inside(item["image"]), _inside(item["input"]), str(item["image_id"])) for item in content["golden"]),
+            expected=_inside(content["expected"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a whole bundle ({error!r}): {_GET_ANOTHER}") from error
+    if set(bundle.order) != set(artifacts) or not artifacts:
+        raise DataError(f"{path} orders {sorted(bundle.order)}, its artifacts are {sorted(artifacts)}: {_GET_ANOTHER}")
+    return bundle
+
+
+def open_artifact(bundle: Bundle, name: str, *, threads: int) -> Runner:
+    """Open one artifact after checking its file.
+
+    Raises:
+        MissingPartError: its runtime or device is not on this machine.
+        DataError: the file was changed, or its own input contract is another one.
+        ClassContractError: the model in the file has other classes than the bundle.
+    """
+    artifact = bundle.artifacts[name]
+    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads)
+    if runner.contract.class_hash != bundle.contract.class_hash:
+        runner.close()
+        raise ClassContractError(
+            f"{artifact.file} was made for classes {list(runner.contract.classes)}, the bundle is for {list(bundle.contract.classes)}: {_GET_ANOTHER}"
+        )
+    if runner.contract != bundle.contract:
+        runner.close()
+        raise DataError(f"{artifact.file} wants another input than bundle.json states ({runner.contract}, {bundle.contract}): {_GET_ANOTHER}")
+    return runner
+
+
+def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, say: Callable[[str], None]) -> tuple[str, Runner]:
+    """Open `wanted`, or else the fastest artifact whose runtime is here; `say` is told of each one passed over. Returns its name and the runner.
+
+    Raises:
+        ParamsError: the bundle has no artifact `wanted`.
+        MissingPartError: `wanted` cannot run here, or none can.
+    """
+    if wanted is not None:
+        if wanted not in bundle.artifacts:
+            raise ParamsError(f"bundle {bundle.folder} has no runner {wanted!r}: choose one of {', '.join(bundle.order)}")
+        return wanted, open_artifact(bundle, wanted, threads=threads)
+    lacks = []
+    for name in bundle.order:
+        try:
+            return name, open_artifact(bundle, name, threads=threads)
+        except MissingPartError as error:
+            lacks.append(str(error))
+            say(f"{name} cannot run here ({error}): the next one is taken")
+    raise MissingPartError(f"none of the bundle's runners ({', '.join(bundle.order)}) can run here: {'; '.join(dict.fromkeys(lacks))}")
+
+
+def detect_shown(runner: Runner, image: Image, bundle: Bundle) -> Detections:
+    """What a user sees: the detections on a BGR image from each class's threshold up, best first."""
+    # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap
+    just_below = float(np.nextafter(np.float32(bundle.thresholds.min()), np.float32(0)))
+    nms = replace(bundle.nms, score_floor=max(bundle.nms.score_floor, just_below))
+    return above(detect(runner, image, nms), bundle.thresholds)
+
+
+def detections_to_json(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows `{class, score, xyxy}`; scores to 4 decimals, boxes in pixels to 2."""
+    return [
+        {"class": classes[int(index)], "score": round(float(score), 4), "xyxy": [round(float(value), 2) for value in box]}
+        for box, score, index in zip(detections.xyxy, detections.score, detections.class_index, strict=True)
+    ]
+
+
+def detections_from_json(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Detections:
+    """The inverse of `detections_to_json`, to its decimals.
+
+    Raises:
+        KeyError, ValueError: rows of another form, or an unknown class.
+    """
+    return Detections(
+        np.array([row["xyxy"] for row in rows], dtype=np.float32).reshape(-1, 4),
+        np.array([row["score"] for row in rows], dtype=np.float32),
+        np.array([list(classes).index(row["class"]) for row in rows], dtype=np.int64),
+    )
+
+
+def _inside(file: Any) -> str:
+    """A file name of bundle.json, refused when it leads out of the bundle."""
+    pure = PurePosixPath(str(file))
+    if pure.is_absolute() or ".." in pure.parts:
+        raise DataError(f"bundle.json names the file {file}, which is outside the bundle: {_GET_ANOTHER}")
+    return str(file)

@@ -1,0 +1,130 @@
+"""The process that builds one TensorRT engine: ONNX bytes on stdin, one line of JSON and then the engine's bytes on stdout.
+
+A process of its own because the builder orders parts of an engine by the addresses of its objects: the same network gives other bytes each time, unless the
+process lies in memory the same way. So it starts itself anew with address randomisation off, a bare Python without its own allocator, this file and the
+packages under paths that are the same everywhere (/proc/self/fd/…), and builds in a thread of its own, whose heap is fresh. Then the same ONNX gives the
+same bytes in any clone and any virtual environment of one machine. It also keeps a builder that crashes from taking the stage with it.
+
+Imports the standard library and TensorRT only: whatever else Python loads would move the builder's objects.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
+QUERY = 0xFFFFFFFF  # asks personality(2) for the current flags
+ISOLATED = "isolated"  # the last argument of a process that has started itself anew
+PACKAGES_FD, SCRIPT_FD = 100, 101  # the packages' folder and this file, kept open under these numbers
+RTX = "tensorrt_rtx"
+RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # in the order in which they need each other
+NETWORK_NAME = "detloop"  # a fixed one: the library counts unnamed networks
+Answer = tuple[dict[str, Any], bytes]
+
+
+def build(library_name: str, onnx: bytes, max_batch: int) -> Answer:
+    """The answer's header and the engine: `{"version": …}`, or `{"errors": […]}` and no bytes."""
+    library = importlib.import_module(library_name)
+    messages: list[str] = []
+
+    class Collector(library.ILogger):  # type: ignore[misc,name-defined]
+        """Keeps the library's errors."""
+
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (library.ILogger.Severity.INTERNAL_ERROR, library.ILogger.Severity.ERROR):
+                messages.append(message)
+
+    logger = Collector()
+    builder = library.Builder(logger)
+    builder.max_threads = 1
+    network = builder.create_network(0)
+    network.name = NETWORK_NAME
+    parser = library.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        found = [parser.get_error(index) for index in range(parser.num_errors)]
+        return {"errors": [f"{item.desc()} (node {item.node_name() or item.node()})" for item in found] or messages or ["no reason given"]}, b""
+    config = builder.create_builder_config()
+    config.clear_flag(library.BuilderFlag.TF32)  # float32 means float32
+    profile = builder.create_optimization_profile()
+    tensor = network.get_input(0)
+    shape = tuple(tensor.shape)[1:]
+    profile.set_shape(tensor.name, (1, *shape), (1, *shape), (max_batch, *shape))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        return {"errors": messages or ["no reason given"]}, b""
+    return {"version": str(library.__version__)}, bytes(engine)
+
+
+def start_isolated(library_name: str, max_batch: int) -> None:
+    """Replace this process by one that lies in memory the same way each time; return when this system or library does not allow it."""
+    spec = importlib.util.find_spec(RTX)
+    # plain TensorRT times kernels on the GPU to choose them: no layout makes that repeatable
+    if library_name != RTX or not sys.platform.startswith("linux") or spec is None or spec.origin is None:
+        return
+    packages = Path(spec.origin).parents[1]
+    if not all((packages / f"{RTX}_libs" / name).is_file() for name in RTX_LIBRARIES):
+        return
+    system = ctypes.CDLL(None)
+    flags = system.personality(ctypes.c_ulong(QUERY))
+    if flags == -1 or system.personality(ctypes.c_ulong(flags | ADDR_NO_RANDOMIZE)) == -1:  # some containers forbid it
+        return
+    for path, number in ((packages, PACKAGES_FD), (Path(__file__), SCRIPT_FD)):
+        os.dup2(os.open(path, os.O_RDONLY), number, inheritable=True)
+    python = getattr(sys, "_base_executable", "") or sys.executable  # not the virtual environment's own
+    bare = ["-S", "-P", "-B", "-X", "pycache_prefix=/nonexistent", f"/proc/self/fd/{SCRIPT_FD}"]
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
+    os.execve(python, [python, *bare, library_name, str(max_batch), ISOLATED], {**kept, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "malloc"})
+
+
+def load_isolated_library() -> None:
+    """Import TensorRT-RTX by its fixed paths, file by file: its own packages would search folders and load libraries in the folder's order."""
+    folder = f"/proc/self/fd/{PACKAGES_FD}"
+    for name in RTX_LIBRARIES:
+        ctypes.CDLL(f"{folder}/{RTX}_libs/{name}")
+    sys.modules[f"{RTX}_libs"] = types.ModuleType(f"{RTX}_libs")
+    bindings = f"{folder}/{RTX}_bindings"
+    spec = importlib.util.spec_from_file_location(RTX, f"{bindings}/__init__.py", submodule_search_locations=[bindings])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{RTX} has no bindings")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[RTX] = module
+    spec.loader.exec_module(module)
+
+
+def main() -> None:
+    """Start anew in isolation where possible, read, build, answer."""
+    library_name, max_batch = sys.argv[1], int(sys.argv[2])
+    isolated = sys.argv[-1] == ISOLATED
+    if isolated:
+        load_isolated_library()
+    else:
+        start_isolated(library_name, max_batch)
+    answer_to = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the library prints is not part of the answer
+    onnx = sys.stdin.buffer.read()
+    answers: list[Answer] = []
+    worker = threading.Thread(target=lambda: answers.append(build(library_name, onnx, max_batch)))
+    worker.start()
+    worker.join()
+    if not answers:
+        sys.exit(1)  # the thread's traceback is on stderr
+    header, engine = answers[0]
+    with os.fdopen(answer_to, "wb") as stream:
+        stream.write(json.dumps({**header, "reproducible": isolated}).encode() + b"\n" + engine)
+
+
+if __name__ == "__main__":
+    main()

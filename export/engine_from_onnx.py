@@ -1,0 +1,70 @@
+"""ONNX bytes to a TensorRT engine, with `tensorrt` or `tensorrt_rtx`, whichever is there; without a GPU too, where the library can.
+
+Precision is in the ONNX file (fp16 tensors, quantize/dequantize pairs): the networks are strongly typed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.engine_records import BUILT, BUILT_NOT_RUN, NOT_BUILT
+from export.runners.cuda import gpu_names
+from export.runners.tensorrt_library import installed_libraries
+from pipelines.core.errors import listed
+from pipelines.core.io import sha256_bytes
+
+MAX_BATCH = 8  # the largest batch of the engine's one profile; it is tuned for 1
+PORTABLE_TARGET = "any GPU that TensorRT-RTX supports (finished on the device)"
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Which library builds engines here (None: none) and the GPUs that could load them."""
+
+    library: str | None
+    gpus: tuple[str, ...]
+
+
+def toolchain() -> Toolchain:
+    """`tensorrt` where it is installed and there is a GPU (it cannot build without one), else `tensorrt_rtx`."""
+    installed, gpus = installed_libraries(), tuple(gpu_names())
+    order = ("tensorrt", "tensorrt_rtx") if gpus else ("tensorrt_rtx", "tensorrt")
+    return Toolchain(next((name for name in order if name in installed), None), gpus)
+
+
+def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain) -> tuple[dict[str, Any], bytes | None]:
+    """The entry for `engines.json` and the engine's bytes; None with the reason in the entry when it could not be built.
+
+    `reproducible` says whether the process could be laid out so that the same ONNX gives the same bytes (see `export.engine_child`).
+    """
+    source = {"onnx_sha256": sha256_bytes(onnx)}
+    if tools.library is None:
+        reason = "neither tensorrt nor tensorrt_rtx can be imported here: pip install tensorrt-rtx on x86-64 Linux"
+        return {**source, "status": NOT_BUILT, "reason": reason}, None
+    command = [sys.executable, "-m", "export.engine_child", tools.library, str(MAX_BATCH)]
+    finished = subprocess.run(command, input=onnx, capture_output=True, check=False, cwd=_ROOT)
+    header_line, _, engine = finished.stdout.partition(b"\n")
+    if finished.returncode != 0 or not header_line:
+        tail = " ".join(finished.stderr.decode(errors="replace").split())[-300:]
+        return {**source, "status": NOT_BUILT, "reason": f"{tools.library}'s builder ended with status {finished.returncode}: {tail}"}, None
+    header = json.loads(header_line)
+    if "errors" in header:
+        return {**source, "status": NOT_BUILT, "reason": f"{tools.library} refused the network: {listed(header['errors'])}"}, None
+    return {
+        **source,
+        "status": BUILT if tools.gpus else BUILT_NOT_RUN,
+        "file": f"{precision}.engine",
+        "sha256": sha256_bytes(engine),
+        "size_bytes": len(engine),
+        "library": tools.library,
+        "library_version": header["version"],
+        "target": PORTABLE_TARGET if tools.library == "tensorrt_rtx" else tools.gpus[0],
+        "max_batch": MAX_BATCH,
+        "reproducible": header["reproducible"],
+    }, engine

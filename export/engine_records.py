@@ -1,0 +1,64 @@
+"""`engines.json`: what each engine was built from, by which library, and whether anything here could run it. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import DataError
+from pipelines.core.io import read_json, sha256_file
+
+ENGINES_FILE = "engines.json"
+BUILT = "built"  # a GPU of this machine can load it
+BUILT_NOT_RUN = "built, not run"  # no GPU here can load it, so nothing is known of its results
+NOT_BUILT = "not_built"  # `reason` says why
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What a runner must know of a built engine."""
+
+    library: str  # tensorrt | tensorrt_rtx
+    library_version: str
+    precision: str
+    contract: ModelContract
+    max_batch: int
+    sha256: str
+
+
+def engines_document(entries: Mapping[str, Mapping[str, Any]], contract: ModelContract) -> dict[str, Any]:
+    """The JSON object of `engines.json`; `entries` by precision, as `export.engine_from_onnx` makes them."""
+    return {"contract": contract.to_json(), "engines": {name: dict(entry) for name, entry in entries.items()}}
+
+
+def engine_record(path: Path) -> EngineRecord:
+    """The record of the engine file `path`, from the `engines.json` beside it, held against the file's bytes.
+
+    Raises:
+        MissingInputError: no `engines.json`.
+        DataError: it does not list the file, or the file is another one.
+    """
+    listing = path.parent / ENGINES_FILE
+    document = read_json(listing, "keep it beside the engine, or run `dvc repro build_engine`")
+    try:
+        found = [(name, entry) for name, entry in document["engines"].items() if entry.get("file") == path.name]
+        if not found:
+            raise DataError(f"{listing} does not list {path.name}, so its contract is unknown: run `dvc repro build_engine`")
+        precision, entry = found[0]
+        record = EngineRecord(
+            library=entry["library"],
+            library_version=entry["library_version"],
+            precision=precision,
+            contract=ModelContract.from_json(document["contract"], str(listing)),
+            max_batch=entry["max_batch"],
+            sha256=entry["sha256"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{listing} has another form ({error!r}): run `dvc repro build_engine`") from error
+    actual = sha256_file(path)
+    if actual != record.sha256:
+        raise DataError(f"{path} has sha256 {actual[:12]}…, {listing.name} says {record.sha256[:12]}…: run `dvc repro build_engine`")
+    return record

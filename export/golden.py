@@ -1,0 +1,116 @@
+"""The bundle's self-test: are the files those that passed, and does this machine find what the releasing machine found?
+
+Golden images travel with their expected network input and, for each artifact, the expected detections. Needs what `export.bundle` needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import Bundle, detections_from_json, open_artifact
+from export.detect import detect, model_input
+from export.parity import Status, compare, total
+from pipelines.core.errors import DataError, DetloopError, MissingPartError
+from pipelines.core.images import read_image
+from pipelines.core.io import read_json
+
+EXPECTED_MARGIN = 0.1  # expected detections are kept from this far below their threshold, so that one that moved across it can be told
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far another machine may be off: boxes are the same from `match_iou` up, scores within `score`."""
+
+    match_iou: float
+    score: float
+
+
+# Another CPU or runtime version orders sums otherwise (fp32), has float16 or not (fp16), or saturates 8-bit products (int8 without VNNI).
+TOLERANCES = {"fp32": Tolerance(0.9, 0.01), "fp16": Tolerance(0.9, 0.03), "int8": Tolerance(0.5, 0.1)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of the self-test."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+def self_test(bundle: Bundle, *, threads: int) -> Iterator[Answer]:
+    """Check files, preprocessing and every artifact, one answer each; an artifact that cannot run here is not_run, never a pass."""
+    yield _files(bundle)
+    yield _preprocessing(bundle)
+    for name in bundle.order:
+        yield _artifact(bundle, name, threads)
+
+
+def golden_tensor(path: Path) -> NDArray[np.float32]:
+    """The stored network input (1, 3, height, width).
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return np.asarray(content["input"], dtype=np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} holds no golden input ({error}): get the bundle again") from error
+
+
+def _files(bundle: Bundle) -> Answer:
+    wrong = []
+    for file in sorted(bundle.files):
+        try:
+            bundle.require_unchanged(file)
+        except DetloopError as error:
+            wrong.append(str(error))
+    return Answer("files", "fail" if wrong else "pass", "; ".join(wrong) or f"{len(bundle.files)} files are those that were released")
+
+
+def _preprocessing(bundle: Bundle) -> Answer:
+    worst = 0.0
+    for item in bundle.golden:
+        try:
+            made, _ = model_input(read_image(bundle.folder / item.image), bundle.contract)
+            stored = golden_tensor(bundle.folder / item.input)
+        except DetloopError as error:
+            return Answer("preprocessing", "fail", str(error))
+        if made.shape != stored.shape:
+            return Answer("preprocessing", "fail", f"{item.image} gives input of shape {made.shape}, {item.input} has {stored.shape}")
+        worst = max(worst, float(np.abs(made - stored).max()) * bundle.contract.divide_by)
+    # another OpenCV may decode or resize a pixel one grey level off
+    return Answer(
+        "preprocessing", "pass" if worst <= 1.001 else "fail", f"{len(bundle.golden)} images, at most {worst:.2f} grey levels off (1 is allowed)"
+    )
+
+
+def _artifact(bundle: Bundle, name: str, threads: int) -> Answer:
+    tolerance = TOLERANCES[bundle.artifacts[name].precision]
+    try:
+        expected = read_json(bundle.require_unchanged(bundle.expected))[name]
+        with open_artifact(bundle, name, threads=threads) as runner:
+            found = [detect(runner, read_image(bundle.folder / item.image), bundle.nms) for item in bundle.golden]
+        wanted = [detections_from_json(expected[item.image], bundle.contract.classes) for item in bundle.golden]
+    except MissingPartError as error:
+        return Answer(name, "not_run", str(error))
+    except DetloopError as error:
+        return Answer(name, "fail", str(error))
+    except (KeyError, ValueError, TypeError) as error:
+        return Answer(name, "fail", f"{bundle.expected} cannot be read for {name} ({error!r})")
+    parts = [
+        compare(ours, theirs, bundle.thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score)
+        for ours, theirs in zip(wanted, found, strict=True)
+    ]
+    parity = total(parts, len(bundle.contract.classes))
+    wrong = {word: parity.total(word) for word in ("missed", "extra", "class_flips") if parity.total(word)}
+    detail = f"{parity.total('matched')} golden boxes found, scores at most {parity.max_score_difference:.4f} off ({tolerance.score} is allowed)"
+    if wrong:
+        detail += ", " + ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in wrong.items())
+    return Answer(name, "fail" if wrong or parity.max_score_difference > tolerance.score else "pass", detail)

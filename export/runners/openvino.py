@@ -1,0 +1,59 @@
+"""OpenVINO on the CPU, reading the ONNX file as it is. Owner of `openvino`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.metadata import contract_from_metadata, precision_from_metadata
+from export.runners.base import Runner, one_line
+from pipelines.core.errors import DataError, MissingPartError
+
+_METADATA = "framework"  # where OpenVINO keeps an ONNX file's metadata pairs
+
+
+class OpenVinoRunner(Runner):
+    """An `.onnx` file in OpenVINO, CPU device, `threads` threads, one stream.
+
+    Computes in float32 where the file says float: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingPartError(f"OpenVINO is not installed ({error}): pip install openvino") from error
+        self.path = path
+        self.version = str(openvino.__version__).split("-")[0]
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            info = model.get_rt_info(_METADATA).value if model.has_rt_info(_METADATA) else {}
+            metadata = {str(key): str(value) for key, value in info.items()}
+            self.contract = contract_from_metadata(metadata, str(path))
+            self.precision = precision_from_metadata(metadata, str(path))
+            self.require_names([item.get_any_name() for item in model.inputs], [item.get_any_name() for item in model.outputs])
+            compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise DataError(f"{path} cannot be loaded by OpenVINO ({one_line(error)}): run `dvc repro export_onnx`") from error
+        self._request: Any = compiled.create_infer_request()
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = self._request.infer([batch], share_inputs=True)
+        return np.array(result[0], dtype=np.float32)  # a copy: the request writes its next result to the same place
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._request = None

@@ -1,0 +1,38 @@
+"""`tensorrt` or `tensorrt_rtx`, whichever is there: one API under two names. Owner of both."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from pipelines.core.errors import MissingPartError
+
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+_INSTALL = "pip install tensorrt-rtx (x86-64 Linux and Windows only), or tensorrt on a machine with an NVIDIA GPU"
+
+
+def load_library(name: str) -> ModuleType:
+    """Import `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        MissingPartError: it is not installed, or its libraries do not load.
+    """
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingPartError(f"{name} is not usable here ({' '.join(str(error).split())[:200]}): {_INSTALL}") from error
+    if not hasattr(module, "Builder"):
+        raise MissingPartError(f"{name} is installed without its libraries: {_INSTALL}")
+    return module
+
+
+def installed_libraries() -> list[str]:
+    """Those of LIBRARIES that can be imported."""
+    found = []
+    for name in LIBRARIES:
+        try:
+            load_library(name)
+        except MissingPartError:
+            continue
+        found.append(name)
+    return found

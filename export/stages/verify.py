@@ -1,0 +1,141 @@
+"""Stage verify: the same test images through every artifact, held against what PyTorch found; AP of each artifact from its own detections."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifacts import Artifact, list_artifacts
+from export.detect import NmsValues, read_thresholds
+from export.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.verification import attempt
+from pipelines.core.cli import stage_main
+from pipelines.core.contract import class_hash
+from pipelines.core.errors import DataError
+from pipelines.core.io import sha256_file, write_metrics
+from pipelines.core.params import VerifyParams, load_params
+from pipelines.core.records import ground_truth, read_detections, read_samples
+from pipelines.core.types import Detections, GroundTruth
+from pipelines.evaluation.coco import CocoMetrics, coco_metrics
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The test split and what PyTorch found on it, one entry an image; `thresholds` is (classes,)."""
+
+    images: tuple[Path, ...]
+    truth: tuple[GroundTruth, ...]
+    found: tuple[Detections, ...]
+    classes: tuple[str, ...]
+    thresholds: NDArray[np.float64]
+    metrics: CocoMetrics
+
+
+def work(args: argparse.Namespace) -> int:
+    """Write verify.json; an artifact that fails is an answer, the release stage decides what follows."""
+    params = load_params(args.params)
+    reference = _reference(args, params.class_names)
+    nms = NmsValues(params.predict.score_floor, params.predict.iou_threshold, params.predict.max_detections)
+    artifacts = {artifact.name: _verify(artifact, reference, params.verify, nms) for artifact in list_artifacts(args.export, args.engines)}
+    about = {
+        "runner": "torch",
+        "detections_sha256": sha256_file(args.predictions / "test.parquet"),
+        "class_hash": class_hash(reference.classes),
+        "images": len(reference.images),
+        "thresholds": dict(zip(reference.classes, reference.thresholds.tolist(), strict=True)),
+        "AP": reference.metrics.ap,
+        "AP50": reference.metrics.ap50,
+        "per_class": _per_class(reference.metrics),
+    }
+    write_metrics(args.metrics, {"artifacts": artifacts, "reference": about})
+    states = [item["status"] for item in artifacts.values()]
+    failed = ", ".join(name for name, item in artifacts.items() if item["status"] == "fail")
+    print(
+        f"verify: {states.count('pass')} artifacts pass, {states.count('fail')} fail{f' ({failed})' if failed else ''}, "
+        f"{states.count('not_run')} could not run here"
+    )
+    return 0
+
+
+def _reference(args: argparse.Namespace, classes: tuple[str, ...]) -> Reference:
+    samples = read_samples(args.dataset / "test.jsonl")
+    if not samples:
+        raise DataError(f"{args.dataset / 'test.jsonl'} has no images, so nothing can be verified: label more images, then run `dvc repro`")
+    stored = read_detections(args.predictions / "test.parquet", classes)
+    truth = tuple(ground_truth(sample, classes) for sample in samples)
+    found = tuple(stored.get(sample.image_id, Detections.empty()) for sample in samples)
+    return Reference(
+        images=tuple(args.raw / sample.path for sample in samples),
+        truth=truth,
+        found=found,
+        classes=classes,
+        thresholds=read_thresholds(args.evaluation / "thresholds.json", classes),
+        metrics=coco_metrics(truth, found, classes),
+    )
+
+
+def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms: NmsValues) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "runner": artifact.runner,
+        "precision": artifact.precision,
+        "file": None if artifact.path is None else artifact.path.name,
+        "sha256": artifact.sha256(),
+    }
+    result = attempt(artifact, reference.images, reference.classes, nms, threads=os.cpu_count() or 1)
+    if result.found is None:
+        nothing = dict.fromkeys(("AP", "AP50", "relative_drop", *COUNTS, "max_score_difference", "max_position_difference_px"))
+        return {**record, **nothing, "status": result.status, "reasons": [result.reason], "per_class": {}}
+    match_iou = params.match_iou[artifact.precision]  # type: ignore[index]
+    pairs = zip(reference.found, result.found, strict=True)
+    parts = [compare(ours, theirs, reference.thresholds, match_iou=match_iou, near_threshold=params.near_threshold) for ours, theirs in pairs]
+    parity = total(parts, len(reference.classes))
+    metrics = coco_metrics(reference.truth, result.found, reference.classes)
+    drop = relative_drop(reference.metrics.ap, metrics.ap)
+    allowed = {str(name): value for name, value in params.max_relative_drop.items()}
+    status, reasons = judge(artifact.precision, drop, parity, allowed, params.near_threshold)
+    return {
+        **record,
+        "status": status,
+        "reasons": reasons,
+        "AP": metrics.ap,
+        "AP50": metrics.ap50,
+        "relative_drop": drop,
+        "match_iou": match_iou,
+        **{name: parity.total(name) for name in COUNTS},
+        "max_score_difference": parity.max_score_difference,
+        "max_position_difference_px": parity.max_position_difference_px,
+        "per_class": _per_class(metrics, reference.metrics, parity),
+    }
+
+
+def _per_class(metrics: CocoMetrics, reference: CocoMetrics | None = None, parity: Parity | None = None) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for index, (name, item) in enumerate(metrics.per_class.items()):
+        rows[name] = {"AP": item.ap, "AP50": item.ap50}
+        if reference is not None and parity is not None:
+            rows[name]["relative_drop"] = relative_drop(reference.per_class[name].ap, item.ap)
+            rows[name].update({count: int(parity.counts[index, column]) for column, count in enumerate(COUNTS)})
+    return rows
+
+
+if __name__ == "__main__":
+    stage_main(
+        "export.stages.verify",
+        work,
+        {
+            "params": "params.yaml",
+            "export": "folder of the ONNX files",
+            "engines": "folder of the engines and engines.json",
+            "dataset": "folder of the dataset",
+            "raw": "folder that the samples' paths are relative to",
+            "predictions": "folder of PyTorch's detections",
+            "evaluation": "folder with thresholds.json",
+            "metrics": "verify.json to write",
+        },
+    )

@@ -1,0 +1,59 @@
+"""One artifact's detections on many images, or the reason why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from export.artifacts import Artifact
+from export.detect import NmsValues, detect
+from export.engine_records import BUILT_NOT_RUN
+from export.parity import Status
+from export.runners import open_runner
+from pipelines.core.contract import class_hash
+from pipelines.core.errors import DataError, MissingPartError
+from pipelines.core.images import read_image
+from pipelines.core.types import Detections
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """`found` has one entry an image; without it `status` is not_run (nothing here can run it) or fail (the file is not what it should be)."""
+
+    found: tuple[Detections, ...] | None
+    status: Status = "not_run"
+    reason: str = ""
+
+
+def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], nms: NmsValues, *, threads: int) -> Attempt:
+    """Run `artifact` on image files, one at a time, as it is deployed.
+
+    Raises:
+        DataError: an image cannot be read. (A model that cannot be used is an answer, not an error.)
+    """
+    if artifact.path is None:
+        return Attempt(None, "not_run", f"not built: {artifact.note}")
+    try:
+        runner = open_runner(artifact.runner, artifact.path, threads=threads)
+    except MissingPartError as error:
+        return Attempt(None, "not_run", f"{BUILT_NOT_RUN}: {error}" if artifact.runner == "tensorrt" else str(error))
+    except DataError as error:
+        return Attempt(None, "fail", str(error))
+    with runner:
+        try:
+            runner.require_contract(class_hash(classes))
+        except DataError as error:
+            return Attempt(None, "fail", str(error))
+        if runner.precision != artifact.precision:
+            return Attempt(None, "fail", f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`")
+        found = []
+        for path in tqdm(images, desc=artifact.name, unit="img", disable=None, leave=False):
+            image = read_image(path)
+            try:
+                found.append(detect(runner, image, nms))
+            except DataError as error:
+                return Attempt(None, "fail", str(error))
+    return Attempt(tuple(found))

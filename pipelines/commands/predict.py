@@ -1,0 +1,111 @@
+"""`detloop predict --bundle DIR IMAGES…`: run a released bundle on images; JSON, and pictures with `--draw`.
+
+Needs numpy, OpenCV and one runtime only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from export.bundle import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
+from export.draw import draw_detections, encode_jpeg
+from export.runners import Runner
+from pipelines.core.cli import EXIT_USER_ERROR
+from pipelines.core.errors import DataError, MissingInputError
+from pipelines.core.images import read_image
+from pipelines.core.io import write_bytes, write_text
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the released bundle (data/release)")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them (with their subfolders)")
+    parser.add_argument("--draw", type=Path, metavar="OUT_DIR", help="also write the pictures with boxes there")
+    parser.add_argument("--runner", metavar="NAME", help="one of the bundle's runners (default: the fastest that runs here)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there instead of printing it")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Detect on every image and report; 2 when an image could not be read (its entry says why, the others are done)."""
+    bundle = load_bundle(args.bundle)
+    files, skipped = image_files(args.images)
+    name, runner = open_fastest(bundle, args.runner, threads=args.threads, say=_say)
+    taken: set[str] = set()
+    with runner:
+        rows = [_predict(runner, bundle, file, args.draw, taken) for file in files]
+    result = {"bundle": str(args.bundle), "runner": name, "class_hash": bundle.contract.class_hash, "images": rows, "skipped_files": skipped}
+    text = json.dumps(result, ensure_ascii=False, indent=2) + "\n"
+    if args.json:
+        write_text(args.json, text)
+        _say(f"{len(rows)} images with {name}: {args.json}")
+    else:
+        sys.stdout.write(text)
+    bad = sum("error" in row for row in rows)
+    if bad:
+        _say(f"{bad} of {len(rows)} images could not be read: see their `error`")
+    return EXIT_USER_ERROR if bad else 0
+
+
+def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """The files to read, each once, in the order given, a folder's sorted; and how many files in folders were passed over for their ending.
+
+    Raises:
+        MissingInputError: a path does not exist, or there is no image at all.
+    """
+    found: list[Path] = []
+    skipped = 0
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(item for item in path.rglob("*") if item.is_file())
+            images = [item for item in inside if item.suffix.lower() in IMAGE_SUFFIXES]
+            skipped += len(inside) - len(images)
+            found.extend(images)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise MissingInputError(f"{path} is neither a file nor a folder: name images that exist")
+    if not found:
+        raise MissingInputError(f"no image in {', '.join(map(str, paths))}: wanted files that end in {', '.join(IMAGE_SUFFIXES)}")
+    return list(dict.fromkeys(found)), skipped
+
+
+def _predict(runner: Runner, bundle: Bundle, file: Path, draw: Path | None, taken: set[str]) -> dict[str, Any]:
+    try:
+        image = read_image(file)
+    except DataError as error:
+        return {"file": str(file), "error": str(error)}
+    detections = detect_shown(runner, image, bundle)
+    row: dict[str, Any] = {
+        "file": str(file),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "detections": detections_to_json(detections, bundle.contract.classes),
+    }
+    if draw is not None:
+        target = draw / _free_name(file.stem, taken)
+        write_bytes(target, encode_jpeg(draw_detections(image, detections, bundle.contract.classes)))
+        row["drawn"] = str(target)
+    return row
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A name that no other image of this call has, and no source image by accident."""
+    name, number = f"{stem}_detections.jpg", 1
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}_detections.jpg"
+    taken.add(name)
+    return name
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,52 @@
+"""The sticky record of the split: data/splits/assignments.jsonl, one line an image, in git. Lines are only ever added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from pipelines.core.errors import DataError, listed
+from pipelines.core.io import iter_jsonl, write_jsonl
+from pipelines.core.types import LABELED_SPLITS, Split
+
+_KEYS = {"image_id", "split", "component"}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """An image's side. `component` names what it was dealt with: the smallest image_id of that time."""
+
+    image_id: str
+    split: Split
+    component: str
+
+
+def read_assignments(path: Path) -> dict[str, Assignment]:
+    """Assignments by image_id; empty where the file does not exist yet.
+
+    Raises:
+        DataError: lines of another form, or one image with two lines that differ (a bad merge).
+    """
+    found: dict[str, Assignment] = {}
+    problems: list[str] = []
+    if not path.exists():
+        return found
+    sides: dict[str, Split] = {name: name for name in get_args(Split) if name in LABELED_SPLITS}
+    for number, row in enumerate(iter_jsonl(path, "restore it from git"), start=1):
+        if set(row) != _KEYS or not isinstance(row["image_id"], str) or not isinstance(row["component"], str) or row["split"] not in sides:
+            problems.append(f"entry {number} is not image_id, split (train, val or test) and component")
+            continue
+        entry = Assignment(row["image_id"], sides[row["split"]], row["component"])
+        if found.setdefault(entry.image_id, entry) != entry:
+            problems.append(f"entry {number} gives image {entry.image_id} another side or component than an earlier one")
+    if problems:
+        raise DataError(f"{path} has {len(problems)} bad lines: {listed(problems)}; restore it from git, or keep one line an image")
+    return found
+
+
+def write_assignments(path: Path, assignments: Iterable[Assignment]) -> None:
+    """Write all lines, sorted by image_id."""
+    rows = [{"image_id": item.image_id, "split": item.split, "component": item.component} for item in assignments]
+    write_jsonl(path, sorted(rows, key=lambda row: row["image_id"]))

@@ -1,0 +1,280 @@
+"""The report as one HTML page: templates over the inputs. Pure; the same inputs give the same bytes.
+
+Templates ask for each figure by its key; what is not there reads "not measured" and is counted. All text from data is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipelines.core.types import LABELED_SPLITS
+from pipelines.report import charts, text
+from pipelines.report.facts import Absences, Node
+from pipelines.report.figures import PALETTE_SIZE
+from pipelines.report.inputs import Inputs, Picture, Thumbnail
+
+TEMPLATES = Path(__file__).parent
+SECTIONS = (
+    ("top", "Verdict"),
+    ("data", "Data and drops"),
+    ("labels", "Labels"),
+    ("split", "Split"),
+    ("training", "Training curves"),
+    ("metrics", "Metrics"),
+    ("badcases", "Bad cases"),
+    ("artifacts", "Artifacts"),
+    ("gate", "Gate"),
+    ("next", "What to do next"),
+)
+KINDS = (  # TIDE's kinds, in its order, and the two sums
+    ("class", "right place, wrong class"),
+    ("location", "right class, place is off"),
+    ("both", "wrong class and wrong place"),
+    ("duplicate", "a second box on something found already"),
+    ("background", "a box where nothing is labeled"),
+    ("missed", "a label that nothing found"),
+    ("false_positives", "all wrong boxes together"),
+    ("false_negatives", "all unfound labels together"),
+)
+
+
+CHECKS = {  # the gate's checks in words; a new one is shown by its name
+    "test_ap50": "AP50 on test",
+    "fp32_onnx_ships": "an fp32 ONNX ships",
+    "verify": "verified",
+    "verified_file": "on this very file",
+    "timed_file": "timed on this file",
+    "p99_ms": "p99 in ms",
+    "size_mb": "size in MB",
+}
+
+
+@dataclass(frozen=True)
+class BoxView:
+    """A label drawn over a thumbnail; `geometry` is the attributes of an SVG rect."""
+
+    name: str
+    colour: int
+    geometry: Markup
+
+
+@dataclass(frozen=True)
+class ThumbnailView:
+    """A thumbnail as the template needs it."""
+
+    uri: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+    boxes: tuple[BoxView, ...]
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """A gallery picture as the template needs it; `kinds`, `classes` and `splits` are what the filters look at."""
+
+    uri: str
+    id: str
+    alt: str
+    kinds: list[str]
+    classes: list[str]
+    splits: list[str]
+    tags: list[tuple[str, int]]
+    reasons: list[str]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "percent": text.percent,
+        "points": text.points,
+        "count": text.count,
+        "decimal": text.decimal,
+        "ms": text.milliseconds,
+        "seconds": text.seconds,
+        "megabytes": text.megabytes,
+        "short": text.short,
+        "said": text.said,
+        "words": text.words,
+        "anything": text.anything,
+        "check": lambda name: CHECKS.get(name) or text.words(name),
+    }
+    return environment
+
+
+def render(inputs: Inputs) -> str:
+    """The whole page."""
+    absences = Absences()
+    nodes = {name.removesuffix(".json"): Node(content, name, absences) for name, content in inputs.files.items()}
+    evaluate, verify, release = nodes["evaluate"], nodes["verify"], nodes["release"]
+    gallery = [_picture(item, inputs) for item in inputs.gallery]
+    best_epoch = nodes["train"].number("best_epoch")
+    default = release.at("default").as_text
+    drop = verify.at("artifacts", default).number("relative_drop") if default else None
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            **nodes,
+            sections=SECTIONS,
+            css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+            classes=inputs.classes,
+            kinds=KINDS,
+            absences=absences,
+            dataset_sizes=_sizes(nodes["dataset"]),
+            leaks=_leaks(inputs),
+            weakest_class=_weakest(evaluate, inputs.classes),
+            shipped_change=None if drop is None else -drop,
+            thumbnails=[_thumbnail(item, inputs.classes) for item in inputs.thumbnails],
+            brightness=charts.brightness_histogram(inputs.samples),
+            best_epoch=best_epoch,
+            training=charts.training_charts(inputs.curves, best_epoch),
+            matrix=_matrix(nodes["confusion"]),
+            badcase_count=None if inputs.badcases is None else len(inputs.badcases),
+            ranked_count=None if inputs.ranked is None else len(inputs.ranked),
+            gallery=gallery,
+            gallery_left_out=inputs.gallery_left_out,
+            filters=_filters(gallery),
+            scatter=charts.latency_scatter(verify, nodes["benchmark"]),
+            gate=_gate(release),
+            check_detail=_check_detail,
+            count_bars=charts.count_bars,
+            class_count_bars=charts.class_count_bars,
+            class_bars=charts.class_bars,
+            precision_recall=charts.precision_recall,
+            confidence_chart=charts.confidence_chart,
+        )
+    )
+
+
+def _sizes(dataset: Node) -> str | Markup:
+    """Images of train, val and test in a row."""
+    counts = [dataset.number("splits", split, "images") for split in LABELED_SPLITS]
+    return text.NOT_MEASURED if None in counts else " / ".join(str(text.count(count)) for count in counts)
+
+
+def _leaks(inputs: Inputs) -> dict[str, int] | None:
+    """How many images and groups stand on more than one side, counted anew from the dataset's own lines."""
+    if not all(split in inputs.samples for split in LABELED_SPLITS):
+        return None
+    sides_of_image: dict[str, set[str]] = {}
+    sides_of_group: dict[str, set[str]] = {}
+    for split in LABELED_SPLITS:
+        for sample in inputs.samples[split]:
+            sides_of_image.setdefault(sample.image_id, set()).add(split)
+            sides_of_group.setdefault(sample.group, set()).add(split)
+    return {
+        "images": sum(len(sides) > 1 for sides in sides_of_image.values()),
+        "groups": sum(len(sides) > 1 for sides in sides_of_group.values()),
+        "total_images": len(sides_of_image),
+        "total_groups": len(sides_of_group),
+    }
+
+
+def _weakest(evaluate: Node, classes: Sequence[str]) -> tuple[str, float] | None:
+    """The class with the lowest AP50 on test among those that have one."""
+    found = [(name, evaluate.at("test", "per_class", name, "AP50").as_number) for name in classes]
+    known = [(name, float(value)) for name, value in found if value is not None]
+    return min(known, key=lambda item: item[1]) if known else None
+
+
+def _thumbnail(item: Thumbnail, classes: Sequence[str]) -> ThumbnailView:
+    sample = item.sample
+    boxes = []
+    for box in sample.boxes:
+        x1, y1, x2, y2 = box.xyxy
+        colour = classes.index(box.class_name) % PALETTE_SIZE if box.class_name in classes else PALETTE_SIZE - 1
+        boxes.append(BoxView(box.class_name, colour, Markup(f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"')))
+    counts = {name: sum(box.class_name == name for box in sample.boxes) for name in classes}
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or text.words(sample.state or "no label")
+    return ThumbnailView(
+        item.uri,
+        f"{item.split} image from {sample.source}: {listed}",
+        f"{item.split}, {sample.source}: {listed}",
+        sample.width_px,
+        sample.height_px,
+        tuple(boxes),
+    )
+
+
+def _picture(item: Picture, inputs: Inputs) -> PictureView:
+    row = item.row
+    image_id = str(row["image_id"])
+    wrong = [case for case in inputs.badcases or [] if case.get("image_id") == image_id]
+    names = {str(name) for case in wrong for name in (case.get("class"), case.get("predicted_class")) if name is not None}
+    kinds: Mapping[str, Any] = row.get("kinds") or {}
+    order = [kind for kind, _ in KINDS]
+    tags = sorted(
+        ((str(kind), int(number)) for kind, number in kinds.items()), key=lambda tag: (order.index(tag[0]) if tag[0] in order else len(order), tag[0])
+    )
+    reasons = [str(reason) for reason in row.get("reasons") or []]
+    return PictureView(
+        uri=item.uri,
+        id=image_id[:10],
+        alt=f"Bad case {image_id[:10]}: {'; '.join(reasons) or ', '.join(kind for kind, _ in tags)}",
+        kinds=[kind for kind, _ in tags],
+        classes=[name for name in inputs.classes if name in names] + sorted(names - set(inputs.classes)),
+        splits=[str(row.get("split"))],
+        tags=tags,
+        reasons=reasons,
+    )
+
+
+def _filters(gallery: Sequence[PictureView]) -> list[tuple[str, str, list[str]]]:
+    """(attribute, title, values) of each filter, values in the order of first appearance within kinds, classes and splits."""
+    kinds = {kind for item in gallery for kind in item.kinds}
+    classes = {name for item in gallery for name in item.classes}
+    splits = {split for item in gallery for split in item.splits}
+    order = [kind for kind, _ in KINDS]
+    return [
+        ("kind", "Kind of error", [kind for kind in order if kind in kinds] + sorted(kinds - set(order))),
+        ("class", "Class", sorted(classes)),
+        ("split", "Split", [split for split in LABELED_SPLITS if split in splits] + sorted(splits - set(LABELED_SPLITS))),
+    ]
+
+
+def _gate(release: Node) -> dict[str, Any]:
+    """The checks of single artifacts as a table: names of the checks, and for each artifact one check or None in each column."""
+    cells: dict[str, dict[str, Node]] = {}
+    columns: dict[str, None] = {}
+    for check in release.each("checks"):
+        artifact, name = check.at("artifact").as_text, check.at("name").as_text
+        if artifact and name:
+            columns.setdefault(name)
+            cells.setdefault(artifact, {})[name] = check
+    return {"checks": list(columns), "rows": [(artifact, [row.get(name) for name in columns]) for artifact, row in cells.items()]}
+
+
+def _check_detail(check: Node) -> str | Markup:
+    """What was found and what was asked for, where the result's word does not say it already."""
+    found, limit = check.at("value").value, check.at("limit").value
+    if found is None or found == check.at("status").value:
+        return ""
+    return text.anything(found) if found == limit else f"{text.anything(found)}, asked: {text.anything(limit)}"
+
+
+def _matrix(confusion: Node) -> dict[str, Any] | None:
+    """The confusion on test: names, and rows of cells with count, share of the row, and whether the cell is a right answer."""
+    names = confusion.at("labels").texts
+    counts = [[cell.number() or 0 for cell in row.each()] for row in confusion.each("test")]
+    if not names or [len(row) for row in counts] != [len(names)] * len(names):
+        return None
+    rows = []
+    for row_index, row in enumerate(counts):
+        total = sum(row)
+        cells = [
+            {"count": count, "share": count / total if total else 0.0, "right": column == row_index < len(names) - 1}
+            for column, count in enumerate(row)
+        ]
+        rows.append({"name": names[row_index], "cells": cells})
+    return {"names": names, "rows": rows}

@@ -1,0 +1,299 @@
+"""A released bundle on a user's machine: predict, self-test, and everything that must be refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from export.bundle import detections_from_json, detections_to_json, load_bundle, open_artifact
+from export.draw import PALETTE_BGR, draw_detections
+from pipelines.cli import main
+from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
+from pipelines.core.io import sha256_file
+from pipelines.core.types import Detections
+from tests.conftest import ROOT
+from tests.test_release import run_release
+from tests.tiny_detector import CLASSES, make_project, model_bytes, other_contract
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = make_project(tmp_path_factory.mktemp("bundle") / "p")
+    assert run_release(project)["verdict"] == "released"
+    return project.root / "release"
+
+
+@pytest.fixture
+def bundle(released: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may spoil."""
+    return Path(shutil.copytree(released, tmp_path / "bundle"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((folder / "bundle.json").read_text())
+    change(content)
+    (folder / "bundle.json").write_text(json.dumps(content))
+
+
+def cells(rows: list[dict[str, Any]]) -> list[tuple[str, list[float]]]:
+    return sorted((row["class"], row["xyxy"]) for row in rows)
+
+
+def test_predict_finds_the_squares(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.full((64, 96, 3), 30, np.uint8)
+    image[9:21, 24:36] = (30, 30, 255)  # red in OpenCV's BGR: input column 2, row 2 of the 8-pixel cells (scale 2/3, 10 rows of padding above)
+    path = tmp_path / "one.png"
+    cv2.imwrite(str(path), image)
+    assert main(["predict", "--bundle", str(released), str(path), "--draw", str(tmp_path / "drawn")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["runner"] == "onnxruntime_fp16"
+    (row,) = result["images"]
+    assert (row["file"], row["width"], row["height"]) == (str(path), 96, 64)
+    assert cells(row["detections"]) == [("red", [24.0, 9.0, 36.0, 21.0])]  # 16..24 / (2/3); (16-10)..(24-10) / (2/3)
+    assert 0.9 < row["detections"][0]["score"] < 1
+    assert row["drawn"] == str(tmp_path / "drawn" / "one_detections.jpg")
+    assert cv2.imread(row["drawn"]) is not None
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime_fp32", "openvino_int8"])
+def test_every_runner_gives_the_expected_detections(released: Path, runner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--bundle", str(released), "--runner", runner, str(released / "golden")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["runner"], len(result["images"]), result["skipped_files"]) == (runner, 4, 5)  # the .npz files and expected.json
+    expected = json.loads((released / "golden" / "expected.json").read_text())[runner]
+    for row in result["images"]:
+        assert cells(row["detections"]) == cells(expected[f"golden/{Path(row['file']).name}"])
+
+
+def test_unreadable_images_are_listed_and_the_rest_is_done(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    shutil.copy(released / "golden" / "00.png", folder / "good.PNG")
+    (folder / "bad.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not counted as an image")
+    target = tmp_path / "out.json"
+    assert main(["predict", "--bundle", str(released), str(tmp_path / "in"), "--json", str(target)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "1 of 2 images could not be read" in captured.err
+    rows = json.loads(target.read_text())["images"]
+    assert [Path(row["file"]).name for row in rows] == ["bad.jpg", "good.PNG"]
+    assert "not a readable image" in rows[0]["error"]
+    assert rows[1]["detections"]
+
+
+def test_pictures_of_the_same_name_do_not_overwrite_each_other(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(released / "golden" / "00.png", tmp_path / name / "same.png")
+    assert main(["predict", "--bundle", str(released), str(tmp_path / "a"), str(tmp_path / "b"), "--draw", str(tmp_path / "a")]) == 0
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"same.png", "same_detections.jpg", "same_2_detections.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png"], "nowhere.png is neither a file nor a folder"),
+        (["--runner", "onnxruntime_fp64", "{golden}/00.png"], "has no runner 'onnxruntime_fp64': choose one of"),
+        (["{empty}"], "no image in"),
+    ],
+)
+def test_wrong_arguments_are_one_line(released: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    filled = [item.format(golden=released / "golden", empty=tmp_path) for item in arguments]
+    assert main(["predict", "--bundle", str(released), *filled]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def spoil_model(folder: Path) -> None:
+    path = folder / "model_fp16.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_model(folder: Path, **changes: object) -> None:
+    """Another model with its right hash, as someone might patch a bundle by hand."""
+    path = folder / "model_fp16.onnx"
+    path.write_bytes(model_bytes(contract=other_contract(**changes), precision="fp16"))
+    edit(folder, lambda content: content["files"].update({"model_fp16.onnx": sha256_file(path)}))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], type[DetloopError], str]] = {
+    "no bundle there": (shutil.rmtree, MissingInputError, "is missing"),
+    "not JSON": (lambda folder: (folder / "bundle.json").write_text("{"), DataError, "is not JSON"),
+    "a rejected one": (
+        lambda folder: edit(folder, lambda c: c.update(verdict="rejected", reasons=["AP50 is low"])),
+        GateError,
+        "rejected .*AP50 is low",
+    ),
+    "no verdict": (lambda folder: edit(folder, lambda c: c.pop("verdict")), GateError, "was rejected"),
+    "another format": (lambda folder: edit(folder, lambda c: c.update(format=2)), DataError, "format 2, this detloop reads 1"),
+    "a part is gone": (lambda folder: edit(folder, lambda c: c.pop("nms")), DataError, "not a whole bundle"),
+    "classes in another order": (
+        lambda folder: edit(folder, lambda c: c["contract"].update(classes=["blue", "green", "red"])),
+        ClassContractError,
+        "states class hash",
+    ),
+    "a threshold is gone": (lambda folder: edit(folder, lambda c: c["thresholds"].pop("red")), ClassContractError, "has thresholds for"),
+    "a path that leads out": (lambda folder: edit(folder, lambda c: c["files"].update({"../x": "0"})), DataError, "outside the bundle"),
+    "an unknown artifact in the order": (lambda folder: edit(folder, lambda c: c["order"].append("x_fp32")), DataError, "orders"),
+    "a model is gone": (lambda folder: (folder / "model_fp16.onnx").unlink(), MissingInputError, "lacks model_fp16.onnx"),
+    "a model changed": (spoil_model, DataError, "is not the file that passed the gate"),
+    "a model of other classes": (lambda folder: other_model(folder, classes=("blue", "green", "red")), ClassContractError, "was made for classes"),
+    "a model of another input": (lambda folder: other_model(folder, pad_value=0), DataError, "wants another input"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_predict_refuses_in_one_line(case: str, bundle: Path, released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, kind, message = REFUSED[case]
+    spoil(bundle)
+    assert main(["predict", "--bundle", str(bundle), str(released / "golden" / "00.png")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    with pytest.raises(kind, match=message):
+        open_artifact(load_bundle(bundle), "onnxruntime_fp16", threads=1)
+
+
+def test_the_self_test_passes_on_a_whole_bundle(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "test", str(released), "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[:3]] == [["ok", "files"], ["ok", "preprocessing"], ["ok", "onnxruntime_fp16"]]
+    assert len(lines) == 8
+    assert "at most 0.00 grey levels off" in lines[1]
+    assert "16 golden boxes found" in lines[2]
+
+
+def tamper_expected(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "golden" / "expected.json"
+        content = json.loads(path.read_text())
+        change(content["openvino_fp32"]["golden/00.png"])
+        path.write_text(json.dumps(content))
+        edit(folder, lambda about: about["files"].update({"golden/expected.json": sha256_file(path)}))
+
+    return spoil
+
+
+def darker_image(folder: Path) -> None:
+    path = folder / "golden" / "00.png"
+    image = cv2.imread(str(path))
+    assert image is not None
+    cv2.imwrite(str(path), np.where(image > 200, image, image + 2).astype(np.uint8))
+    edit(folder, lambda about: about["files"].update({"golden/00.png": sha256_file(path)}))
+
+
+# name: how the bundle (or the machine) differs, and which answer must fail
+SELF_TEST_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
+    "a golden image changed": (lambda folder: (folder / "golden" / "00.png").write_bytes(b"x"), "files", "is not the file"),
+    "preprocessing two grey levels off": (darker_image, "preprocessing", "grey levels off (1 is allowed)"),
+    "a box is missing here": (tamper_expected(lambda rows: rows.append({**rows[0], "xyxy": [0, 0, 5, 5]})), "openvino_fp32", "1 missed"),
+    "a box is new here": (tamper_expected(lambda rows: rows.pop(0)), "openvino_fp32", "1 extra"),
+    "a class changed": (
+        tamper_expected(lambda rows: rows[0].update({"class": CLASSES[(CLASSES.index(rows[0]["class"]) + 1) % 3]})),
+        "openvino_fp32",
+        "1 class flips",
+    ),
+    "a score moved": (tamper_expected(lambda rows: rows[0].update(score=rows[0]["score"] - 0.1)), "openvino_fp32", "0.1"),
+    "an unknown class": (tamper_expected(lambda rows: rows[0].update({"class": "violet"})), "openvino_fp32", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", SELF_TEST_FAULTS)
+def test_the_self_test_sees_faults(case: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, name, detail = SELF_TEST_FAULTS[case]
+    spoil(bundle)
+    assert main(["bundle", "test", str(bundle), "--threads", "1"]) == 2
+    captured = capsys.readouterr()
+    failed = {line.split()[1]: line for line in captured.out.splitlines() if line.startswith("FAILED")}
+    assert detail in failed[name]
+    assert "fails its self-test here" in captured.err
+    if name == "openvino_fp32":
+        assert set(failed) == {name}
+
+
+# A process in which everything but numpy, OpenCV and one runtime is missing.
+BLOCKED = """
+import sys
+from importlib.abc import MetaPathFinder
+class Block(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Block())
+from pipelines.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+NOT_NEEDED = [
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "polars",
+    "pydantic",
+    "ruamel",
+    "onnx",
+    "hotcoco",
+    "tqdm",
+    "PIL",
+    "matplotlib",
+    "psutil",
+    "dvc",
+    "scipy",
+]
+
+
+def run_blocked(blocked: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = BLOCKED.format(blocked=set(blocked))
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_predict_needs_numpy_opencv_and_one_runtime_only(released: Path) -> None:
+    image = str(released / "golden" / "00.png")
+    done = run_blocked([*NOT_NEEDED, "onnxruntime", "tensorrt", "tensorrt_rtx"], "predict", "--bundle", str(released), image)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runner"] == "openvino_fp16"
+    assert "onnxruntime_fp16 cannot run here" in done.stderr  # passed over, and said so
+    chosen = run_blocked([*NOT_NEEDED, "onnxruntime"], "predict", "--bundle", str(released), "--runner", "onnxruntime_fp32", image)
+    assert chosen.returncode == 2
+    assert "ONNX Runtime is not installed" in chosen.stderr
+    assert chosen.stderr.count("\n") == 1
+
+
+def test_the_self_test_says_which_runners_are_not_here(released: Path) -> None:
+    done = run_blocked([*NOT_NEEDED, "openvino"], "bundle", "test", str(released))
+    assert done.returncode == 0, done.stderr
+    words = {line[8:28].strip(): line[:8].strip() for line in done.stdout.splitlines()}
+    assert (words["onnxruntime_fp32"], words["openvino_fp32"]) == ("ok", "not run")
+    nothing = run_blocked([*NOT_NEEDED, "openvino", "onnxruntime"], "bundle", "test", str(released))
+    assert nothing.returncode == 2
+    assert "no runner of bundle" in nothing.stderr
+
+
+def test_detections_survive_json() -> None:
+    rows = [{"class": "blue", "score": 0.1235, "xyxy": [1.0, 2.5, 3.25, 4.75]}, {"class": "red", "score": 0.5, "xyxy": [0.0, 0.0, 1.0, 1.0]}]
+    assert detections_to_json(detections_from_json(rows, CLASSES), CLASSES) == rows
+    assert detections_to_json(detections_from_json([], CLASSES), CLASSES) == []
+
+
+def test_drawing_keeps_the_image_and_draws_at_the_edges() -> None:
+    image = np.full((600, 800, 3), 90, np.uint8)
+    item = Detections(np.array([[0, 0, 799, 40], [700, 500, 800, 600]], np.float32), np.array([0.9, 0.8], np.float32), np.array([0, 9]))
+    drawn = draw_detections(image, item, [f"class {number}" for number in range(10)])
+    assert (image == 90).all()
+    assert drawn.shape == image.shape
+    colours = {tuple(int(value) for value in pixel) for pixel in drawn.reshape(-1, 3)[::7]}
+    assert {PALETTE_BGR[0], PALETTE_BGR[9 % 7]} <= colours
+    assert (draw_detections(image, Detections.empty(), CLASSES) == image).all()

@@ -1,0 +1,132 @@
+"""Near-duplicates: the index against brute force, the second look on pairs made on purpose and on real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipelines.collect.measure import Measurement, measure
+from pipelines.collect.near import NearPair, candidate_pairs, components, near_pairs, thumbnail_differences
+from tests.images import picture
+
+RADIUS, DIFFERENCE = 6, 12.0
+Image = NDArray[np.uint8]
+
+
+def pairs_of(measurements: list[Measurement]) -> list[NearPair]:
+    thumbnails = np.array([np.frombuffer(item.thumbnail, np.uint8).reshape(32, 32) for item in measurements])
+    return near_pairs(np.array([item.phash for item in measurements], np.uint64), thumbnails.reshape(-1, 32, 32), RADIUS, DIFFERENCE)
+
+
+def measured(image: Image, quality: int = 90) -> Measurement:
+    return measure(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes(), 10**8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), radius=st.integers(0, 16))
+def test_candidates_are_those_of_brute_force(data: st.DataObject, radius: int) -> None:
+    seeds = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
+    flips = data.draw(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 63), max_size=20)), max_size=24))
+    values = [*seeds]
+    for which, bits in flips:
+        value = seeds[which % len(seeds)]
+        for bit in bits:
+            value ^= 1 << bit
+        values.append(value)
+    found = [tuple(pair) for block in candidate_pairs(np.array(values, np.uint64), radius) for pair in block.tolist()]
+    expected = {(i, j) for i in range(len(values)) for j in range(i + 1, len(values)) if (values[i] ^ values[j]).bit_count() <= radius}
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_no_images_and_one_image_have_no_pairs() -> None:
+    assert pairs_of([]) == []
+    assert pairs_of([measured(np.asarray(picture(1)))]) == []
+
+
+SAME: dict[str, Callable[[Image], Image]] = {
+    "recompressed": lambda image: cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR),
+    "half_size": lambda image: cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+    "larger": lambda image: cv2.resize(image, None, fx=1.3, fy=1.3),
+    "brighter": lambda image: cv2.convertScaleAbs(image, alpha=1.1, beta=10),
+    "darker": lambda image: cv2.convertScaleAbs(image, alpha=0.7),
+    "noisy": lambda image: np.clip(image + np.random.default_rng(0).normal(0, 8, image.shape), 0, 255).astype(np.uint8),
+    "shifted_4px": lambda image: np.roll(image, 4, axis=1),
+}
+
+
+def test_altered_copies_of_real_pictures_are_found(shared: Path) -> None:
+    found = dict.fromkeys(SAME, 0)
+    paths = sorted((shared / "data/bccd/JPEGImages").glob("*.jpg"))[::30]
+    for path in paths:
+        image = cv2.imread(str(path))
+        assert image is not None
+        original = measure(path.read_bytes(), 10**8)
+        for name, alter in SAME.items():
+            found[name] += bool(pairs_of([original, measured(alter(image))]))
+    exact = {name for name in SAME if name != "shifted_4px"}
+    assert {name: found[name] for name in exact} == dict.fromkeys(exact, len(paths))
+    assert found["shifted_4px"] >= len(paths) - 2
+
+
+def test_real_smears_hold_exactly_the_known_pair(shared: Path) -> None:
+    paths = sorted((shared / "data/bccd/JPEGImages").glob("*.jpg"))
+    found = pairs_of([measure(path.read_bytes(), 10**8) for path in paths])
+    assert [(paths[pair.a].stem, paths[pair.b].stem) for pair in found] == [("BloodImage_00037", "BloodImage_00038")]
+
+
+def test_a_fixed_camera_gives_pairs_only_where_nothing_moved(shared: Path) -> None:
+    video = cv2.VideoCapture(str(shared / "data/video/one-by-one-person-detection.mp4"))
+    frames: list[Image] = []
+    for number in range(400):
+        good, frame = video.read()
+        assert good
+        if number % 10 == 0:
+            frames.append(frame.astype(np.uint8))
+    small = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), (96, 54), interpolation=cv2.INTER_AREA).astype(int) for frame in frames]
+    found = {(pair.a, pair.b) for pair in pairs_of([measured(frame) for frame in frames])}
+    assert found
+    for a in range(len(frames)):
+        for b in range(a + 1, len(frames)):
+            moved = (np.abs(small[a] - small[b]) > 60).sum()  # cells of 8 x 8 pixels that really changed: a person covers hundreds
+            assert not ((a, b) in found and moved > 120), (a, b, moved)
+            assert not ((a, b) not in found and np.abs(small[a] - small[b]).max() <= 6), (a, b)
+
+
+def test_an_object_that_came_parts_two_frames() -> None:
+    scene = np.asarray(picture(3, (640, 480))).copy()
+    other = scene.copy()
+    cv2.circle(other, (300, 200), 18, (250, 250, 250), -1)
+    assert not pairs_of([measured(scene), measured(other)])
+    assert pairs_of([measured(scene), measured(scene, quality=50)])
+
+
+def test_the_difference_is_symmetric_and_zero_for_itself() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.integers(0, 256, (32, 32)).astype(np.uint8)
+    thumbnails = np.array(
+        [base, np.clip(base * 0.8 + 3, 0, 255).astype(np.uint8), rng.integers(0, 256, (32, 32)), np.full((32, 32), 7)], dtype=np.uint8
+    )
+    every = np.array([(a, b) for a in range(4) for b in range(4)])
+    table = thumbnail_differences(thumbnails, every, 255.0).reshape(4, 4)
+    assert np.allclose(table, table.T, atol=1e-4)
+    assert np.allclose(np.diag(table), 0)
+    assert table[0, 1] < 1  # another exposure
+    assert table[0, 2] > 50
+
+
+@given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
+def test_components_are_those_of_a_closure(count: int, links: list[tuple[int, int]]) -> None:
+    links = [(a % count, b % count) for a, b in links]
+    reach = np.eye(count, dtype=bool)
+    for a, b in links:
+        reach[a, b] = reach[b, a] = True
+    for _ in range(count):
+        reach = (reach.astype(int) @ reach.astype(int)) > 0
+    assert components(count, links) == [int(np.flatnonzero(row)[0]) for row in reach]

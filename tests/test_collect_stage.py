@@ -1,0 +1,147 @@
+"""The collect stage as DVC runs it: whole folders in, raw images, manifest and metrics out; killed, repeated, changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipelines.core.records import read_manifest
+from tests.images import bad_files, jpeg, odd_but_good
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = "classes: [{name: bolt}]\ncollect: {max_pixels: 1000000}\n"
+
+
+def command(folder: Path, inbox: Path) -> list[str]:
+    (folder / "params.yaml").write_text(PARAMS)
+    paths = {"params": folder / "params.yaml", "inbox": inbox, "raw": folder / "raw", "metrics": folder / "collect.json"}
+    return [sys.executable, "-m", "pipelines.stages.collect", *(part for name, path in paths.items() for part in (f"--{name}", str(path)))]
+
+
+def collect(folder: Path, inbox: Path) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(command(folder, inbox), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    metrics: dict[str, Any] = json.loads((folder / "collect.json").read_text())
+    return metrics
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Hash of every file that the stage made; the measurements it keeps for itself are no output."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".measured-")]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    for number in range(6):
+        (folder / "cam1").mkdir(parents=True, exist_ok=True)
+        (folder / f"cam1/{number}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+def test_a_folder_as_real_ones_are(tmp_path: Path, inbox: Path) -> None:
+    (inbox / "odd").mkdir()
+    bad, good = bad_files(), odd_but_good()
+    for name, content in {**{name: content for name, (content, _) in bad.items()}, **good}.items():
+        (inbox / "odd" / name).write_bytes(content)
+    (inbox / "zoo").mkdir()
+    (inbox / "zoo/copy.jpg").write_bytes(jpeg(2))
+    (inbox / "zoo/again.jpg").write_bytes(jpeg(3, quality=60))
+    metrics = collect(tmp_path / "out", inbox)
+    manifest = read_manifest(tmp_path / "out/raw/manifest.parquet")
+    kept = manifest.filter(pl.col("status") == "kept")
+    assert metrics["seen"] == 6 + len(bad) + len(good) + 2 == len(manifest)
+    assert metrics["kept"] == 6 + len(good) + 1 == len(kept)
+    assert metrics["seen"] == metrics["kept"] + sum(entry["count"] for entry in metrics["dropped_by_reason"].values())
+    fate = dict(zip(manifest["origin"], manifest["reason"], strict=True))
+    assert all(fate[f"odd/{name}"] == reason for name, (_, reason) in bad.items())
+    assert metrics["exact_duplicates"] == [{"origin": "zoo/copy.jpg", "duplicate_of": "cam1/2.jpg"}]
+    pairs = [(pair["a"], pair["b"]) for pair in metrics["near_duplicates"]]
+    assert ("cam1/3.jpg", "zoo/again.jpg") in pairs
+    assert metrics["near_duplicate_pairs"] == len(pairs) == 1
+    for row in kept.iter_rows(named=True):
+        content = (tmp_path / "out/raw" / row["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["image_id"]
+        assert content == (inbox / row["origin"]).read_bytes()
+    assert {path for path in snapshot(tmp_path / "out/raw") if path.startswith("images/")} == set(kept["path"])
+    group = kept.filter(pl.col("near_group").is_not_null())
+    assert set(group["origin"]) == {"cam1/3.jpg", "zoo/again.jpg"}
+    assert set(group["near_group"]) == {min(group["image_id"])}
+
+
+def test_an_empty_inbox_says_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox/.gitkeep").touch()
+    for folder in ("inbox", "nowhere"):
+        done = subprocess.run(command(tmp_path, tmp_path / folder), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "`detloop sample` or `detloop import`" in done.stderr
+
+
+def test_later_runs_add_remove_and_judge_anew_as_a_first_run_would(tmp_path: Path, inbox: Path) -> None:
+    collect(tmp_path / "out", inbox)
+    (inbox / "cam1/0.jpg").unlink()
+    (inbox / "cam1/1.jpg").write_bytes(jpeg(101))
+    (inbox / "cam0").mkdir()
+    (inbox / "cam0/twin.jpg").write_bytes(jpeg(2))  # stands before the file that was kept until now
+    (tmp_path / "out/raw/images/zz").mkdir()
+    (tmp_path / "out/raw/images/zz/.half.tmp").write_bytes(b"left by a killed run")
+    metrics = collect(tmp_path / "out", inbox)
+    assert metrics["exact_duplicates"] == [{"origin": "cam1/2.jpg", "duplicate_of": "cam0/twin.jpg"}]
+    collect(tmp_path / "fresh", inbox)
+    assert snapshot(tmp_path / "out") == snapshot(tmp_path / "fresh")
+
+
+def test_measurements_of_an_earlier_run_change_nothing(tmp_path: Path, inbox: Path) -> None:
+    collect(tmp_path / "out", inbox)
+    before = snapshot(tmp_path / "out")
+    cache = next((tmp_path / "out/raw").glob(".measured-*"))
+    for content in (cache.read_bytes(), b"broken"):
+        cache.write_bytes(content)
+        collect(tmp_path / "out", inbox)
+        assert snapshot(tmp_path / "out") == before
+    victim = next((tmp_path / "out/raw/images").rglob("*.jpg"))
+    victim.write_bytes(b"")  # as a power cut leaves a file
+    collect(tmp_path / "out", inbox)
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_killed_anywhere_a_rerun_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for number in range(400):
+        (inbox / f"{number:03d}.jpg").write_bytes(jpeg(number, (320, 240)))
+    collect(tmp_path / "whole", inbox)
+    out = tmp_path / "out"
+    out.mkdir()
+    for wanted in (1, 150, 390):
+        process = subprocess.Popen(command(out, inbox), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and sum(1 for _ in out.glob("raw/images/*/*.jpg")) < wanted:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    collect(out, inbox)
+    assert snapshot(out) == snapshot(tmp_path / "whole")
+
+
+def test_two_inboxes_with_the_same_content_give_the_same_bytes(tmp_path: Path, inbox: Path) -> None:
+    twin = tmp_path / "elsewhere/other"
+    (twin / "cam1").mkdir(parents=True)
+    for path in sorted(inbox.rglob("*.jpg"), reverse=True):
+        (twin / path.relative_to(inbox)).write_bytes(path.read_bytes())
+    collect(tmp_path / "one", inbox)
+    collect(tmp_path / "two", twin)
+    assert snapshot(tmp_path / "one/raw") == snapshot(tmp_path / "two/raw")
+    assert (tmp_path / "one/collect.json").read_bytes() == (tmp_path / "two/collect.json").read_bytes()

@@ -1,0 +1,85 @@
+"""The report in a real browser: no script errors, nothing requested, filters and arrow keys work. Skipped where no Chromium is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines.report.page import render
+from tests.report_example import write_example
+from tests.test_report import HOSTILE, read
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+)
+
+LISTEN = """<script>
+window.problems = [];
+addEventListener("error", (event) => problems.push(String(event.message)));
+addEventListener("securitypolicyviolation", (event) => problems.push(event.blockedURI));
+</script>"""
+PLAY = """<script>
+const shown = () => [...document.querySelectorAll(".gallery figure")].filter((card) => !card.hidden);
+const pick = (name, value) => {
+  const select = document.querySelector(`.filters select[name=${name}]`);
+  select.value = value;
+  select.dispatchEvent(new Event("change"));
+  return { value: select.value, shown: shown().length, all: shown().every((card) => JSON.parse(card.dataset[name]).includes(value) || value === "") };
+};
+const dialog = document.getElementById("large");
+const key = (name) => dialog.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+const place = () => dialog.querySelector(".place").textContent;
+const answer = { start: shown().length, kind: pick("kind", "missed"), places: [] };
+shown()[0].querySelector("button").click();
+answer.open = dialog.open;
+for (const name of ["ArrowRight", "ArrowLeft", "ArrowLeft"]) { answer.places.push(place()); key(name); }
+answer.places.push(place());
+answer.caption = dialog.querySelector(".text").textContent;
+dialog.querySelector(".close").click();
+answer.closed = !dialog.open;
+pick("kind", "");
+answer.hostile = pick("class", HOSTILE);
+answer.again = pick("class", "").shown;
+answer.text = document.getElementById("gallery-count").textContent;
+answer.requests = performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !name.startsWith("data:"));
+answer.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+answer.problems = problems;
+const output = document.createElement("pre");
+output.id = "answer";
+output.textContent = JSON.stringify(answer);
+document.body.append(output);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
+    classes = (HOSTILE, "nut", "washer")
+    html = render(read(write_example(tmp_path, classes=classes), classes))
+    play = PLAY.replace("HOSTILE", json.dumps(HOSTILE).replace("</", "<\\/"))
+    (tmp_path / "page.html").write_text(html.replace("<head>", f"<head>{LISTEN}").replace("</body>", f"{play}</body>"))
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    answer = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert answer["problems"] == []
+    assert answer["requests"] == []
+    assert answer["start"] == 8
+    missed = answer["kind"]["shown"]
+    assert 1 < missed < answer["start"]
+    assert answer["kind"]["all"]
+    assert (answer["open"], answer["closed"]) == (True, True)
+    assert answer["places"] == [f"1 of {missed}", f"2 of {missed}", f"1 of {missed}", f"{missed} of {missed}"]
+    assert "missed" in answer["caption"]
+    assert answer["hostile"]["value"] == HOSTILE
+    assert 0 < answer["hostile"]["shown"] < answer["start"]
+    assert answer["hostile"]["all"]
+    assert answer["again"] == 8
+    assert answer["text"] == "8 of 8 pictures shown"
+    assert not answer["wide"], "the page scrolls sideways"

@@ -1,0 +1,243 @@
+"""Parity by hand, and faults planted in artifacts that verify must catch."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.detect import above, model_input, read_thresholds
+from export.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.stages.verify import work
+from pipelines.core.errors import ClassContractError, DataError, MissingInputError
+from pipelines.core.types import Detections
+from tests.tiny_detector import CLASSES, CONTRACT, Project, make_project, model_bytes, other_contract
+
+HALF = np.array([0.5, 0.5])
+DROPS = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}
+
+
+def found(*rows: tuple[Sequence[float], float, int]) -> Detections:
+    return Detections(
+        np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
+        np.array([row[1] for row in rows], np.float32),
+        np.array([row[2] for row in rows], np.int64),
+    )
+
+
+def counts(parity: Parity) -> dict[str, int]:
+    return {name: parity.total(name) for name in COUNTS if parity.total(name)}
+
+
+A, B = (10, 10, 30, 30), (50, 50, 80, 80)
+A_MOVED = (10, 10, 30, 31)  # IoU with A: 400 / 420 = 0.952
+A_FAR = (10, 10, 30, 33)  # IoU with A: 400 / 460 = 0.870
+
+CASES: dict[str, tuple[Detections, Detections, dict[str, int]]] = {
+    "nothing and nothing": (found(), found(), {}),
+    "the same": (found((A, 0.9, 0), (B, 0.8, 1)), found((A, 0.9, 0), (B, 0.8, 1)), {"matched": 2}),
+    "another order": (found((A, 0.9, 0), (B, 0.8, 1)), found((B, 0.9, 1), (A, 0.8, 0)), {"matched": 2}),
+    "moved a little": (found((A, 0.9, 0)), found((A_MOVED, 0.9, 0)), {"matched": 1}),
+    "moved too far": (found((A, 0.9, 0)), found((A_FAR, 0.9, 0)), {"missed": 1, "extra": 1}),
+    "missed": (found((A, 0.9, 0)), found(), {"missed": 1}),
+    "extra": (found(), found((A, 0.9, 0)), {"extra": 1}),
+    "class flip": (found((A, 0.9, 0)), found((A, 0.9, 1)), {"class_flips": 1}),
+    "two classes on one place are no flips": (found((A, 0.9, 0), (A, 0.8, 1)), found((A, 0.8, 1), (A, 0.9, 0)), {"matched": 2}),
+    "below the threshold does not count": (found((A, 0.3, 0)), found((B, 0.3, 1)), {}),
+    "fell just below": (found((A, 0.51, 0)), found((A, 0.49, 0)), {"near_threshold": 1}),
+    "rose just above": (found((A, 0.49, 0)), found((A, 0.51, 0)), {"near_threshold": 1}),
+    "at the threshold is above": (found((A, 0.5, 0)), found((A, 0.5, 0)), {"matched": 1}),
+    "a real miss just above the threshold": (found((A, 0.51, 0)), found(), {"missed": 1}),
+    "a real miss: far above, now just below": (found((A, 0.9, 0)), found((A, 0.49, 0)), {"missed": 1}),
+    "a real extra: just below, now far above": (found((A, 0.49, 0)), found((A, 0.9, 0)), {"extra": 1}),
+    "fell below the margin": (found((A, 0.51, 0)), found((A, 0.47, 0)), {"missed": 1}),
+    "another class just below is a miss, not a flip": (found((A, 0.9, 0)), found((A, 0.49, 1)), {"missed": 1}),
+    "one of two copies": (found((A, 0.9, 0), (A_MOVED, 0.8, 0)), found((A, 0.9, 0)), {"matched": 1, "missed": 1}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hand_worked_parity(name: str) -> None:
+    reference, candidate, expected = CASES[name]
+    assert counts(compare(reference, candidate, HALF, match_iou=0.9, near_threshold=0.02)) == expected
+
+
+def test_each_class_has_its_own_threshold_and_row() -> None:
+    reference, candidate = found((A, 0.4, 0), (B, 0.4, 1)), found((B, 0.9, 1))
+    parity = compare(reference, candidate, np.array([0.3, 0.6]), match_iou=0.9, near_threshold=0.02)
+    assert parity.counts.tolist() == [[0, 1, 0, 0, 0], [0, 0, 1, 0, 0]]  # class 0 missed one, class 1 has one more
+
+
+def test_largest_differences_are_over_all_matched_pairs() -> None:
+    first = compare(found((A, 0.9, 0)), found((A_MOVED, 0.6, 0)), HALF, match_iou=0.9, near_threshold=0.02)
+    second = compare(found((A, 0.9, 0)), found((A, 0.89, 0)), HALF, match_iou=0.9, near_threshold=0.02)
+    parity = total([second, first], 2)
+    assert parity.max_score_difference == pytest.approx(0.3, abs=1e-6)
+    assert parity.max_position_difference_px == 1.0
+    assert counts(parity) == {"matched": 2}
+    assert counts(total([], 2)) == {}
+
+
+corner, side = st.integers(0, 40), st.integers(4, 20)
+boxes = st.tuples(corner, corner, side, side).map(lambda v: (v[0], v[1], v[0] + v[2], v[1] + v[3]))
+detections = st.lists(st.tuples(boxes, st.integers(1, 100).map(lambda n: n / 100), st.integers(0, 1)), max_size=8).map(lambda rows: found(*rows))
+
+
+@given(detections, detections)
+@settings(max_examples=60, deadline=None)
+def test_every_shown_detection_is_accounted_once(reference: Detections, candidate: Detections) -> None:
+    parity = compare(reference, candidate, HALF, match_iou=0.5, near_threshold=0.1)
+    n = {name: parity.total(name) for name in COUNTS}
+    shown = len(above(reference, HALF)) + len(above(candidate, HALF))
+    assert shown == 2 * n["matched"] + 2 * n["class_flips"] + n["near_threshold"] + n["missed"] + n["extra"]
+
+
+@given(detections)
+@settings(max_examples=40, deadline=None)
+def test_a_detector_agrees_with_itself(item: Detections) -> None:
+    assert counts(compare(item, item, HALF, match_iou=0.9, near_threshold=0.02)) == (
+        {"matched": len(above(item, HALF))} if len(above(item, HALF)) else {}
+    )
+
+
+def with_counts(**values: int) -> Parity:
+    return Parity(np.array([[values.get(name, 0) for name in COUNTS]], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("precision", "drop", "parity", "status"),
+    [
+        ("fp32", 0.0, with_counts(matched=9, near_threshold=2), "pass"),
+        ("fp32", 0.002, with_counts(), "pass"),
+        ("fp32", 0.0021, with_counts(), "fail"),
+        ("fp32", -0.1, with_counts(missed=1), "fail"),
+        ("fp32", 0.0, Parity(with_counts(matched=3).counts, 0.021), "fail"),
+        ("int8", 0.0, Parity(with_counts(matched=3).counts, 0.021), "pass"),
+        ("fp32", 0.0, with_counts(extra=1), "fail"),
+        ("fp32", 0.0, with_counts(class_flips=1), "fail"),
+        ("int8", 0.02, with_counts(missed=3, extra=2, class_flips=1), "pass"),
+        ("int8", 0.0201, with_counts(), "fail"),
+        ("fp16", None, with_counts(matched=9), "fail"),
+    ],
+)
+def test_judging(precision: str, drop: float | None, parity: Parity, status: str) -> None:
+    answer, reasons = judge(precision, drop, parity, DROPS, 0.02)
+    assert answer == status
+    assert bool(reasons) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("reference", "value", "expected"), [(0.5, 0.4, 0.2), (0.5, 0.6, -0.2), (0.0, 0.0, 0.0), (None, 0.5, None), (0.5, None, None)]
+)
+def test_relative_drop(reference: float | None, value: float | None, expected: float | None) -> None:
+    assert relative_drop(reference, value) == (None if expected is None else pytest.approx(expected))
+
+
+def verify(project: Project) -> dict[str, Any]:
+    names = ("export", "engines", "dataset", "raw", "predictions", "evaluation")
+    paths = {name: project.root / name for name in names}
+    work(Namespace(params=project.root / "params.yaml", metrics=project.metrics / "verify.json", **paths))
+    content: dict[str, Any] = json.loads((project.metrics / "verify.json").read_text())
+    return content
+
+
+def test_faithful_artifacts_pass(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p")
+    content = verify(project)
+    first = (project.metrics / "verify.json").read_bytes()
+    artifacts = content["artifacts"]
+    expected = {f"{runner}_{precision}" for runner in ("onnxruntime", "openvino") for precision in ("fp32", "fp16", "int8")}
+    assert set(artifacts) == expected | {"tensorrt_fp32"}
+    for name in expected:
+        item = artifacts[name]
+        assert (item["status"], item["matched"], item["missed"], item["extra"], item["class_flips"]) == ("pass", 20, 0, 0, 0)
+        assert item["AP"] == item["AP50"] == content["reference"]["AP"] == 1.0  # squares on the detector's own cells: it solves them
+        assert item["relative_drop"] == 0
+    assert artifacts["tensorrt_fp32"]["status"] == "not_run"
+    assert artifacts["tensorrt_fp32"]["reasons"] == ["not built: no TensorRT here"]
+    assert artifacts["tensorrt_fp32"]["AP"] is None
+    verify(project)
+    assert (project.metrics / "verify.json").read_bytes() == first
+
+
+# name: what is wrong with the artifact, and the count that must show it
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "BGR instead of RGB": ({"reads": (2, 1, 0)}, "class_flips"),
+    "classes in another order inside": ({"reads": (1, 2, 0)}, "class_flips"),
+    "another pad value": ({"contract": other_contract(pad_value=255)}, "extra"),
+    "weights disturbed, boxes lost": ({"bias": -13}, "missed"),
+    "weights disturbed, scores only": ({"bias": -11}, "matched"),
+    "boxes moved": ({"shift_px": 0.5}, "missed"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_caught(fault: str, tmp_path: Path) -> None:
+    change, shows_in = FAULTS[fault]
+    artifacts = verify(make_project(tmp_path / "p", images=2, changes={"fp32": change}))["artifacts"]
+    for runner in ("onnxruntime", "openvino"):
+        item = artifacts[f"{runner}_fp32"]
+        assert item["status"] == "fail", fault
+        assert item[shows_in] > 0
+        assert artifacts[f"{runner}_int8"]["status"] == "pass"
+
+
+# name: a file that cannot count as the artifact, and what the reason must say
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "class names in another order": ({"contract": other_contract(classes=("blue", "green", "red"))}, "class hash"),
+    "another class": ({"contract": other_contract(classes=("red", "green", "violet"))}, "class hash"),
+    "an fp32 model in the int8 place": ({"precision": "fp32"}, "states precision fp32"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_artifact_that_is_not_the_model_fails_with_the_reason(case: str, tmp_path: Path) -> None:
+    change, says = REFUSED[case]
+    project = make_project(tmp_path / "p", images=1)
+    (project.export / "model_int8.onnx").write_bytes(model_bytes(**{"precision": "int8", **change}))
+    artifacts = verify(project)["artifacts"]
+    assert artifacts["onnxruntime_int8"]["status"] == artifacts["openvino_int8"]["status"] == "fail"
+    assert says in artifacts["onnxruntime_int8"]["reasons"][0]
+    assert artifacts["onnxruntime_fp32"]["status"] == "pass"
+
+
+def test_a_broken_model_file_fails_and_a_missing_one_stops(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    (project.export / "model_fp16.onnx").write_bytes(b"no model")
+    assert verify(project)["artifacts"]["onnxruntime_fp16"]["status"] == "fail"
+    (project.export / "model_fp16.onnx").unlink()
+    with pytest.raises(MissingInputError, match=r"model_fp16\.onnx"):
+        verify(project)
+
+
+def test_a_broken_test_image_stops_the_stage(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    next((project.raw / "images").rglob("*.png")).write_bytes(b"no image")
+    with pytest.raises(DataError, match="not a readable image"):
+        verify(project)
+
+
+def test_thresholds_must_fit_the_classes(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    path.write_text(json.dumps({"classes": {"green": 0.2, "red": 0.1, "blue": 0.3}}))
+    assert read_thresholds(path, CLASSES).tolist() == [0.1, 0.2, 0.3]
+    path.write_text(json.dumps({"classes": {"green": 0.2, "red": 0.1}}))
+    with pytest.raises(ClassContractError, match="has thresholds for"):
+        read_thresholds(path, CLASSES)
+    path.write_text(json.dumps({"classes": {"green": 0.2, "red": 1.1, "blue": 0.3}}))
+    with pytest.raises(DataError, match="numbers from 0 to 1"):
+        read_thresholds(path, CLASSES)
+
+
+def test_input_that_this_code_cannot_make_is_refused() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(DataError, match="BGR divided by 1"):
+        model_input(image, other_contract(colour="BGR", divide_by=1.0))
+    assert model_input(image, CONTRACT)[0].shape == (1, 3, 64, 64)

@@ -1,0 +1,105 @@
+"""The trained model as a runner, and its detections on the images of a split: the reference that every exported artifact is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import DataError
+from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, read_image, tensor_from_letterboxed
+from pipelines.core.params import PredictParams
+from pipelines.core.postprocess import detections_from_output
+from pipelines.core.types import Detections, Sample
+from training.checkpoint import load_detector
+
+READERS = 2  # threads that decode images while the network runs
+
+
+class TorchRunner:
+    """The model file through torch, float32, fused; a context manager as the runners of exported artifacts are."""
+
+    name = "torch"
+
+    def __init__(self, path: Path, classes: Sequence[str] | None = None, device: str = "cpu") -> None:
+        self._path, self._classes, self._device = path, classes, device
+        self._module: torch.nn.Module | None = None
+        self._contract: ModelContract | None = None
+
+    def __enter__(self) -> Self:
+        """Load the model.
+
+        Raises:
+            MissingInputError, DataError, ClassContractError: see `training.checkpoint.load_detector`.
+        """
+        module, self._contract = load_detector(self._path, self._classes)
+        self._module = module.to(self._device)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let the model go."""
+        self._module = None
+
+    @property
+    def contract(self) -> ModelContract:
+        """How to feed the model and how to read it."""
+        if self._contract is None:
+            raise RuntimeError("TorchRunner is used outside its `with` block")
+        return self._contract
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw output, float32, laid out as `contract.layout` says, for a batch of shape (N, 3, height, width) from `tensor_from_letterboxed`.
+
+        Raises:
+            DataError: another shape or type.
+        """
+        width, height = self.contract.input_wh
+        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:] != (3, height, width):
+            raise DataError(f"the model takes float32 (N, 3, {height}, {width}), it was given {batch.dtype} {batch.shape}")
+        if self._module is None:
+            raise RuntimeError("TorchRunner is used outside its `with` block")
+        with torch.inference_mode():
+            output: NDArray[np.float32] = self._module(torch.from_numpy(batch).to(self._device)).cpu().numpy()
+        return output
+
+
+def predict_samples(runner: TorchRunner, samples: Sequence[Sample], raw: Path, params: PredictParams, title: str) -> dict[str, Detections]:
+    """Detections of every sample by image_id, in pixels of the original image."""
+    detections: dict[str, Detections] = {}
+    with tqdm(total=len(samples), desc=title, unit="image", disable=None) as progress:
+        for part, images, boxes in _batches(samples, raw, runner.contract, params.batch):
+            outputs = runner.infer(tensor_from_letterboxed(images))
+            for sample, output, box in zip(part, outputs, boxes, strict=True):
+                detections[sample.image_id] = detections_from_output(
+                    output,
+                    runner.contract,
+                    box,
+                    (sample.width_px, sample.height_px),
+                    score_floor=params.score_floor,
+                    iou_threshold=params.iou_threshold,
+                    max_detections=params.max_detections,
+                )
+            progress.update(len(part))
+    return detections
+
+
+def _batches(
+    samples: Sequence[Sample], raw: Path, contract: ModelContract, size: int
+) -> Iterator[tuple[Sequence[Sample], list[Image], list[Letterbox]]]:
+    def prepared(sample: Sample) -> tuple[Image, Letterbox]:
+        box = letterbox_for((sample.width_px, sample.height_px), contract.input_wh)
+        return apply_letterbox(read_image(raw / sample.path), box, contract.pad_value), box
+
+    with ThreadPool(READERS) as pool:
+        for start in range(0, len(samples), size):
+            part = samples[start : start + size]
+            items = pool.map(prepared, part)
+            yield part, [image for image, _ in items], [box for _, box in items]

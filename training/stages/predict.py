@@ -1,0 +1,55 @@
+"""Stage predict: the trained model's detections on every split, one parquet file each."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from pipelines.core.cli import stage_main
+from pipelines.core.io import require_file, require_folder
+from pipelines.core.params import load_params
+from pipelines.core.records import read_samples, write_detections
+from pipelines.core.types import SPLITS
+
+
+def work(args: argparse.Namespace) -> None:
+    """Run the model on the splits that the dataset has; the folder appears when it is complete."""
+    params = load_params(args.params)
+    require_file(args.model, "run `dvc repro train`")
+    require_folder(args.dataset)
+    require_folder(args.raw)
+    splits = {split: read_samples(args.dataset / f"{split}.jsonl") for split in SPLITS if (args.dataset / f"{split}.jsonl").is_file()}
+    from training.predictor import TorchRunner, predict_samples  # imported here: torch and ultralytics are slow
+
+    args.predictions.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=args.predictions.parent, prefix=f".{args.predictions.name}."))
+    try:
+        with TorchRunner(args.model, params.class_names) as runner:
+            for split, samples in splits.items():
+                write_detections(
+                    temporary / f"{split}.parquet", predict_samples(runner, samples, args.raw, params.predict, split), params.class_names
+                )
+        temporary.chmod(0o755)
+        if args.predictions.exists():
+            shutil.rmtree(args.predictions)
+        temporary.rename(args.predictions)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    print("predicted on " + ", ".join(f"{len(samples)} {split}" for split, samples in splits.items()) + " images")
+
+
+if __name__ == "__main__":
+    stage_main(
+        "training.stages.predict",
+        work,
+        {
+            "params": "params.yaml",
+            "model": "model file",
+            "dataset": "folder of the splits' .jsonl files",
+            "raw": "folder that the samples' paths start from",
+            "predictions": "folder to write",
+        },
+    )
