@@ -5,7 +5,7 @@ A val or test image here would leak the very pictures that the precision is judg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +43,16 @@ def require_train_only(image_ids: Collection[str], train_ids: Collection[str], h
         LeakError: an id stands in a held-out split, or not in train.
     """
     known, held_out = set(train_ids), set(held_out_ids)
-    wrong = [f"{item} is {'held out for val or test' if item in held_out else 'not in train'}" for item in sorted(image_ids)]
-    wrong = [text for text, item in zip(wrong, sorted(image_ids), strict=True) if item in held_out or item not in known]
+    wrong = [
+        f"{item} is {'held out for val or test' if item in held_out else 'not in train'}"
+        for item in sorted(image_ids)
+        if item in held_out or item not in known
+    ]
     if wrong:
         raise LeakError(f"int8 may be calibrated on train images only; {listed(wrong)}: run `dvc repro dataset`, then this stage again")
 
 
-def calibration_batches(samples: Sequence[Sample], contract: ModelContract, read: Callable[[Sample], Image]) -> Iterator[NDArray[np.float32]]:
+def calibration_batches(samples: Iterable[Sample], contract: ModelContract, read: Callable[[Sample], Image]) -> Iterator[NDArray[np.float32]]:
     """One letterboxed input (1, 3, H, W) a sample, exactly as the runners are fed."""
     for sample in samples:
         image = read(sample)

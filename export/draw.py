@@ -27,7 +27,7 @@ def draw_detections(image: Image, detections: Detections, classes: Sequence[str]
     factor = max(1, -(-480 // max(image.shape[0], image.shape[1])))
     canvas = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) if factor > 1 else image.copy()
     height, width = canvas.shape[:2]
-    thickness = max(1, round(max(height, width) / 500))
+    thickness = max(2, round(max(height, width) / 400))
     scale = max(0.4, max(height, width) / 1600)
     for row in np.argsort(detections.score, kind="stable"):
         colour = colour_of(int(detections.class_index[row]))

@@ -1,9 +1,9 @@
 """The process that builds one TensorRT engine: ONNX bytes on stdin, one line of JSON and then the engine's bytes on stdout.
 
-A process of its own because the builder orders parts of an engine by the addresses of its objects: the same network gives other bytes each time, unless the
-process lies in memory the same way. So it starts itself anew with address randomisation off, a bare Python without its own allocator, this file and the
-packages under paths that are the same everywhere (/proc/self/fd/…), and builds in a thread of its own, whose heap is fresh. Then the same ONNX gives the
-same bytes in any clone and any virtual environment of one machine. It also keeps a builder that crashes from taking the stage with it.
+A process of its own because the builder orders parts of an engine by the addresses of its objects: the same network gives other bytes each time,
+unless the process lies in memory the same way. So it starts itself anew with address randomisation off, a bare Python without its own allocator, this
+file and the packages under paths that are the same everywhere (/proc/self/fd/…), and builds in a thread of its own, with a fresh heap. Then the same
+ONNX gives the same bytes in any clone and any virtual environment of one machine. It also keeps a builder that crashes from taking the stage with it.
 
 Imports the standard library and TensorRT only: whatever else Python loads would move the builder's objects.
 """

@@ -1,17 +1,15 @@
 """A float32 ONNX model to float16 weights and arithmetic; inputs, outputs and the decoding of boxes stay float32.
 
-Boxes are decoded in pixels: float16 holds them to 0.25 px between 256 and 512, to 0.5 px beyond, so that part is left alone. It costs next to nothing.
+Boxes are decoded in pixels, and float16 holds numbers between 256 and 512 to 0.25 only, beyond to 0.5. Leaving that part alone costs next to nothing.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import onnx
 from onnx import TensorProto, helper
 
 from export.metadata import PRECISION_KEY
-from export.onnx_model import decode_nodes, finished_bytes, metadata_of
+from export.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes
 from pipelines.core.errors import MissingPartError
 
 FP16 = "fp16"
@@ -38,7 +36,7 @@ def fp16_from_onnx(model: onnx.ModelProto) -> bytes:
 
 
 def _without_round_trips(model: onnx.ModelProto) -> None:
-    """Take out pairs of casts float32 -> float16 -> float32, which the converter puts between neighbours left in float32; they would lose the digits."""
+    """Take out pairs of casts float32 -> float16 -> float32: the converter puts them between neighbours left in float32, and they lose digits."""
     graph = model.graph
     narrowed = {node.output[0]: node.input[0] for node in graph.node if _is_cast(node, TensorProto.FLOAT16)}
     outputs = {value.name for value in graph.output}
@@ -58,7 +56,7 @@ def _without_round_trips(model: onnx.ModelProto) -> None:
     gone = {name for name in replaced if name not in outputs} | {name for name in outputs if name in replaced}
     kept = [node for node in graph.node if not (_is_cast(node, TensorProto.FLOAT) and node.output[0] in gone and node.input[0] in narrowed)]
     used = {name for node in kept for name in node.input} | outputs
-    _set_nodes(graph, (node for node in kept if not _is_cast(node, TensorProto.FLOAT16) or node.output[0] in used))
+    replace_nodes(graph, (node for node in kept if not _is_cast(node, TensorProto.FLOAT16) or node.output[0] in used))
     names = {name for node in graph.node for name in node.output}
     values = [value for value in graph.value_info if value.name in names]
     del graph.value_info[:]
@@ -67,16 +65,6 @@ def _without_round_trips(model: onnx.ModelProto) -> None:
 
 def _is_cast(node: onnx.NodeProto, target: int) -> bool:
     return node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == target
-
-
-def _set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:]
-    graph.node.extend(copies)
 
 
 def _sort_nodes(model: onnx.ModelProto) -> None:
@@ -98,4 +86,4 @@ def _sort_nodes(model: onnx.ModelProto) -> None:
             waiting[user] -= 1
             if waiting[user] == 0:
                 ready.append(user)
-    _set_nodes(graph, [graph.node[index] for index in order])
+    replace_nodes(graph, [graph.node[index] for index in order])

@@ -1,7 +1,7 @@
 """A detector as a torch module to ONNX bytes: dynamic batch, fixed height and width, metadata inside, same weights give the same bytes.
 
-Owner of the torch exporter. It uses the TorchScript exporter, whose node names follow the module tree ("/model.23/cv2.0/…"): the precisions need them to
-tell the detection head from the rest.
+Owner of the torch exporter. It uses the TorchScript exporter, whose node names follow the module tree ("/model.23/cv2.0/…"): the precisions need them
+to tell the detection head from the rest.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def onnx_from_torch(module: nn.Module, contract: ModelContract, *, opset: int) -
     example = torch.zeros(1, 3, height, width)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the exporter announces its successor
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # heads compare shapes, which are constants here
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]  # heads compare shapes, which are constants here
         output = detector(example)  # also lets the head cache its anchors, so that they become constants
         _check_layout(tuple(output.shape), contract)
         buffer = io.BytesIO()
         torch.onnx.export(
             detector,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # it takes a stream too
             opset_version=opset,
             input_names=[contract.input_name],
             output_names=[contract.output_name],
@@ -60,7 +60,7 @@ def _prepared(module: nn.Module) -> nn.Module:
             part.export, part.dynamic, part.format, part.shape = True, False, "onnx", None  # type: ignore[assignment]
             part.max_det = MAX_END2END_BOXES  # type: ignore[assignment]
         elif hasattr(part, "forward_split"):
-            part.forward = part.forward_split  # one Split node instead of pairs of Slice
+            part.forward = part.forward_split  # type: ignore[assignment]  # one Split node instead of pairs of Slice
     return detector
 
 

@@ -1,4 +1,4 @@
-"""ONNX files as bytes: read with their metadata, finish with checks, name the parts of a detector. Owner of the `onnx` package together with its converters."""
+"""ONNX files: read with their metadata, finish with checks, name the parts of a detector. Owner of `onnx`, together with its converters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipelines.core.io import require_file
 BATCH_AXIS = "batch"
 _MODULE = re.compile(r"^(?P<module>/(?:.*/)?model\.(?P<number>\d+)/)")
 _BRANCH = re.compile(r"^(?:one2one_)?cv[23]\.")  # the box and class branches of an ultralytics head; the rest of it decodes
+_LAST_CONV = re.compile(r"^(?:one2one_)?cv[23]\.\d+/(?:one2one_)?cv[23]\.\d+\.\d+/Conv$")  # a bare convolution, no block around it
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -57,7 +58,19 @@ def finished_bytes(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise DataError(f"the exported graph is not valid ONNX ({error}): export with another opset (export.opset in params.yaml)") from error
-    return result.SerializeToString(deterministic=True)
+    content: bytes = result.SerializeToString(deterministic=True)
+    return content
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Make `nodes` (some of them the graph's own) the nodes of `graph`, in that order."""
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def head_nodes(names: Iterable[str]) -> list[str]:
@@ -76,6 +89,13 @@ def head_nodes(names: Iterable[str]) -> list[str]:
 def decode_nodes(names: Iterable[str]) -> list[str]:
     """Names of the head's nodes outside its convolution branches: they turn features into boxes in pixels and scores."""
     return [name for name in head_nodes(names) if not _BRANCH.match(name[len(_module_of(name)) :])]
+
+
+def tail_nodes(names: Iterable[str]) -> list[str]:
+    """Names of the head's decoding nodes and of the last convolution of each of its branches, which gives class scores and box distances."""
+    everything = list(names)
+    last = [name for name in head_nodes(everything) if _LAST_CONV.match(name[len(_module_of(name)) :])]
+    return decode_nodes(everything) + last
 
 
 def _module_of(name: str) -> str:

@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A loaded machine is no failure.
+settings.register_profile("detloop", deadline=None)
+settings.load_profile("detloop")
 
 
 @pytest.fixture(scope="session")

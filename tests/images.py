@@ -47,7 +47,7 @@ def bomb_png(side: int = 60_000) -> bytes:
 
 
 def rgba(transparent: bool) -> Image.Image:
-    image = picture(5).convert("RGBA")
+    image = picture(18).convert("RGBA")
     if transparent:
         image.putpixel((3, 3), (10, 20, 30, 254))
     return image

@@ -196,7 +196,9 @@ def _metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Samp
 
 def _dataset_metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Sample]]) -> None:
     sides = {split: _side(samples, classes) for split, samples in splits.items()}
-    _write(data / "dataset" / "card.json", {"classes": list(classes), "class_hash": "0" * 16, "splits": sides, "dropped": {}})
+    sizes = {split: {name: [0, 1, 5, 9, 2, 0, 0, 0] for name in classes} for split in ("train", "val", "test")}
+    card = {"classes": list(classes), "class_hash": "0" * 16, "splits": sides, "dropped": {}}
+    _write(data / "dataset" / "card.json", {**card, "box_sizes": sizes, "box_side_edges_px": [0, 8, 16, 32, 64, 96, 128, 256]})
     fractions = {"train": {"wanted": 0.65, "reached": 0.6}, "val": {"wanted": 0.15, "reached": 0.2}, "test": {"wanted": 0.2, "reached": 0.2}}
     tie = {"kept": "cam1/0007.jpg", "kept_split": "test", "dropped": "cam2/0191.jpg", "dropped_split": "train"}
     _write(
@@ -333,21 +335,19 @@ def _evaluation(data: Path, classes: tuple[str, ...], rng: np.random.Generator) 
     labels = [*classes, "background"]
     _write(folder / "confusion.json", {"labels": labels, "rule": "each detection takes the label it overlaps most", "test": matrix.tolist()})
     recall = [step / 100 for step in range(101)]
-    curves = {
-        name: [{"recall": value, "precision": max(0.0, 1 - value ** (6 - index)) if value < 0.95 - 0.1 * index else 0.0} for value in recall]
+    curves = [
+        {"class": name, "recall": value, "precision": max(0.0, 1 - value ** (6 - index)) if value < 0.95 - 0.1 * index else 0.0}
         for index, name in enumerate(classes)
-    }
-    _write(folder / "pr.json", {"split": "test", "iou": 0.5, "classes": curves})
-    confidence = {}
+        for value in recall
+    ]
+    _write(folder / "pr.json", {"split": "test", "iou": 0.5, "points": curves})
+    confidence = []
     for index, name in enumerate(classes):
-        rows = []
         for score in recall:
             precision, found = min(1.0, 0.3 + score), (0.95 - 0.1 * index) * (1 - score**3)
-            rows.append(
-                {"score": score, "precision": precision if found else None, "recall": found, "f1": 2 * precision * found / (precision + found)}
-            )
-        confidence[name] = rows
-    _write(folder / "confidence.json", {"split": "val", "classes": confidence})
+            f1 = 2 * precision * found / (precision + found)
+            confidence.append({"class": name, "score": score, "precision": precision if found else None, "recall": found, "f1": f1})
+    _write(folder / "confidence.json", {"split": "val", "iou": 0.5, "points": confidence})
 
 
 def _badcases(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Sample]], rng: np.random.Generator) -> None:

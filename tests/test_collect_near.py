@@ -94,8 +94,8 @@ def test_a_fixed_camera_gives_pairs_only_where_nothing_moved(shared: Path) -> No
     assert found
     for a in range(len(frames)):
         for b in range(a + 1, len(frames)):
-            moved = (np.abs(small[a] - small[b]) > 60).sum()  # cells of 8 x 8 pixels that really changed: a person covers hundreds
-            assert not ((a, b) in found and moved > 120), (a, b, moved)
+            moved = (np.abs(small[a] - small[b]) > 60).sum()  # cells of 8 x 8 pixels that really changed: a person covers about 700
+            assert not ((a, b) in found and moved > 250), (a, b, moved)
             assert not ((a, b) not in found and np.abs(small[a] - small[b]).max() <= 6), (a, b)
 
 

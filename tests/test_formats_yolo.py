@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipelines.core.types import Box
 from pipelines.formats.yolo import boxes_from_yolo, yolo_from_boxes
@@ -67,16 +71,23 @@ def test_writing_then_reading_gives_the_boxes(rows: list[tuple[str, tuple[float,
         assert item.box.xyxy == pytest.approx(box.xyxy, abs=1e-4)
 
 
-def test_ultralytics_reads_what_we_write(tmp_path: Path):
-    from PIL import Image
-    from ultralytics.data.utils import verify_image_label
+# In a process of its own: on import ultralytics replaces PIL.Image.open for everyone.
+_ORACLE = """
+import json, sys
+from ultralytics.data.utils import verify_image_label
+found = verify_image_label((sys.argv[1], sys.argv[2], "", False, 2, 0, 0, False))
+print(json.dumps({"rows": found[1].tolist(), "shape": found[2], "corrupt": found[8]}))
+"""
 
+
+def test_ultralytics_reads_what_we_write(tmp_path: Path):
     boxes = [Box("nut", (10.5, 20.25, 110.125, 220)), Box("bolt", (0, 0, 640, 480))]
     Image.new("RGB", (640, 480)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text(yolo_from_boxes(boxes, CLASSES, (640, 480)))
-    found = verify_image_label((str(tmp_path / "a.jpg"), str(tmp_path / "a.txt"), "", False, 2, 0, 0, False))
-    rows, shape, corrupt = found[1], found[2], found[8]
-    assert (shape, corrupt) == ((480, 640), 0)
+    command = [sys.executable, "-c", _ORACLE, str(tmp_path / "a.jpg"), str(tmp_path / "a.txt")]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    assert (found["shape"], found["corrupt"]) == ([480, 640], 0)
+    rows = np.array(found["rows"])
     centre, sides = rows[:, 1:3] * [640, 480], rows[:, 3:5] * [640, 480]
     got = {CLASSES[int(row[0])]: xyxy for row, xyxy in zip(rows, np.hstack([centre - sides / 2, centre + sides / 2]), strict=True)}
     assert set(got) == {"bolt", "nut"}

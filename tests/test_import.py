@@ -356,15 +356,17 @@ def test_the_same_image_twice_is_listed(project: Project, capsys: pytest.Capture
     assert [row["boxes"][0]["class"] for row in read_jsonl(project.folder / "labels/set.jsonl")] == ["bolt", "nut"]  # label_sync calls it a conflict
 
 
-def test_an_unreadable_image_is_brought_in_and_listed(project: Project, capsys: pytest.CaptureFixture[str]):
+def test_an_unreadable_image_is_brought_in_and_listed(project: Project):
     project.image("images/a.jpg")
     project.text("images/b.jpg", "no image")
     project.text("labels/b.txt", "0 0.5 0.5 0.1 0.1\n")
     project.text("classes.txt", "bolt\n")
-    assert main(project.arguments("yolo")) == 0
+    # in a process of its own: where another test has loaded ultralytics, it has replaced PIL.Image.open
+    command = [sys.executable, "-m", "pipelines.cli", *project.arguments("yolo")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(project.log()) == {"images/a.jpg", "images/b.jpg"}
     assert project.labels() == {}
-    assert "unreadable_image: images/b.jpg" in capsys.readouterr().out
+    assert "unreadable_image: images/b.jpg" in done.stdout
 
 
 def test_killed_then_run_again_completes(project: Project, shared: Path):
@@ -410,16 +412,17 @@ def test_bccd(project: Project, shared: Path, capsys: pytest.CaptureFixture[str]
     [
         ("a.jpg", None),
         ("x/a.jpg", "x/a.jpg"),
-        ("/home/me/set/x/a.jpg", "x/a.jpg"),
+        ("/somewhere/set/x/a.jpg", "x/a.jpg"),
         ("C:\\set\\y\\a.jpg", "y/a.jpg"),
         ("z/a.jpg", None),
         ("deep/b.jpg", "b.jpg"),
+        ("z/d.jpg", None),
     ],
 )
 def test_finding_an_image_by_the_tail_of_its_path(project: Project, wanted: str, found: str | None):
-    for name in ("x/a.jpg", "y/a.jpg", "b.jpg", ".hidden/c.jpg"):
+    for name in ("x/a.jpg", "y/a.jpg", "x/d.jpg", "b.jpg", ".hidden/c.jpg"):
         project.image(name)
     index = ImageIndex(project.set)
-    assert index.names == ["b.jpg", "x/a.jpg", "y/a.jpg"]
+    assert index.names == ["b.jpg", "x/a.jpg", "x/d.jpg", "y/a.jpg"]
     match = index.find(wanted, (), "here")
     assert (match if isinstance(match, str) else None) == found

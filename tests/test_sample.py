@@ -83,6 +83,7 @@ def test_the_same_seed_gives_the_same_bytes(written: Written, tmp_path: Path) ->
 
 
 def test_refuses_to_overwrite(written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".gitkeep").touch()
     mine = tmp_path / "sample" / "mine.jpg"
     mine.parent.mkdir()
     mine.write_bytes(b"precious")
@@ -96,10 +97,18 @@ def test_refuses_to_overwrite(written: Written, tmp_path: Path, capsys: pytest.C
     assert main([*options, "--force", "--seed", "1"]) == 0
     assert not mine.exists()
     assert (tmp_path / "sample" / "log.jsonl").is_file()
-    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert [path.name for path in tmp_path.glob(".*")] == [".gitkeep"]
     other = {json.loads(line)["image_id"] for line in (tmp_path / "t" / "truth.jsonl").read_text().splitlines()}
     assert len(other) > MIN_IMAGES
     assert not other & set(written.by_id)  # another seed, another sample
+
+
+def test_if_empty_leaves_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "inbox" / "mine").mkdir(parents=True)
+    options = ["sample", "--inbox", str(tmp_path / "inbox"), "--labels", str(tmp_path / "l"), "--truth", str(tmp_path / "t"), "--if-empty"]
+    assert main(options) == 0
+    assert "is not empty: no sample is written" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.rglob("*")] == ["inbox", "mine"]
 
 
 @pytest.mark.parametrize(("images", "seed", "message"), [(MIN_IMAGES - 1, 0, f"needs at least {MIN_IMAGES}"), (MIN_IMAGES, -1, "from 0 up")])

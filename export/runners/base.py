@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError
 
-
 MAX_MESSAGE = 300  # of a library's own error text
 
 
@@ -52,7 +51,9 @@ class Runner(ABC):
         width, height = self.contract.input_wh
         wanted = f"{self.name} ({self.path.name}) wants float32 (N, 3, {height}, {width}) for `{self.contract.input_name}`"
         if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
-            raise DataError(f"{wanted}, got {getattr(batch, 'dtype', type(batch).__name__)}: make it with pipelines.core.images.tensor_from_letterboxed")
+            raise DataError(
+                f"{wanted}, got {getattr(batch, 'dtype', type(batch).__name__)}: make it with pipelines.core.images.tensor_from_letterboxed"
+            )
         if batch.ndim != 4 or batch.shape[0] == 0 or batch.shape[1:] != (3, height, width):
             raise DataError(f"{wanted} with N at least 1, got shape {batch.shape}: letterbox the images to {width}x{height} first")
         if self.max_batch is not None and batch.shape[0] > self.max_batch:
@@ -69,7 +70,8 @@ class Runner(ABC):
         """
         if self.contract.class_hash != class_hash:
             raise ClassContractError(
-                f"{self.path} has class hash {self.contract.class_hash} ({list(self.contract.classes)}), wanted {class_hash}: run `dvc repro export_onnx`"
+                f"{self.path} has class hash {self.contract.class_hash} ({list(self.contract.classes)}), wanted {class_hash}: "
+                "run `dvc repro export_onnx`"
             )
 
     def require_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -81,7 +83,8 @@ class Runner(ABC):
         wanted = ([self.contract.input_name], [self.contract.output_name])
         if (list(inputs), list(outputs)) != wanted:
             raise DataError(
-                f"{self.path} has inputs {list(inputs)} and outputs {list(outputs)}, its contract says {wanted[0]} and {wanted[1]}: export the model again"
+                f"{self.path} has inputs {list(inputs)} and outputs {list(outputs)}, its contract says {wanted[0]} and {wanted[1]}: "
+                "export the model again"
             )
 
     @abstractmethod
@@ -106,6 +109,6 @@ class Runner(ABC):
             wanted, fits = f"({count}, boxes, 6)", fits and output.shape[2] == 6
         if not fits:
             raise DataError(
-                f"{self.name} ({self.path.name}) gave {output.dtype} {output.shape} for `{self.contract.output_name}`, its contract says float32 {wanted}: "
-                "export the model again"
+                f"{self.name} ({self.path.name}) gave {output.dtype} {output.shape} for `{self.contract.output_name}`, "
+                f"its contract says float32 {wanted}: export the model again"
             )

@@ -49,4 +49,3 @@ class OnnxRuntimeRunner(Runner):
     def close(self) -> None:
         """Free the session."""
         self._session = None
-

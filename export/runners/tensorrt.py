@@ -45,9 +45,7 @@ class TensorRtRunner(Runner):
         self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            raise MissingPartError(
-                f"{self.version} on {self.device} cannot load {path}: build it again there with `dvc repro build_engine`, same library version and device"
-            )
+            raise MissingPartError(f"{self.version} on {self.device} cannot load {path}: build it there with `dvc repro -f build_engine`")
         tensors = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in tensors if engine.get_tensor_mode(name) == library.TensorIOMode.INPUT]
         self.require_names(inputs, [name for name in tensors if name not in inputs])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.artifacts import Artifact, list_artifacts
 from export.benchmark import cpu_name, measure
 from export.detect import NmsValues
 from export.runners import open_runner
+from export.stages.torch_opener import open_torch
 from export.timing import Job
 from pipelines.core.cli import stage_main
 from pipelines.core.errors import DataError
@@ -19,20 +19,7 @@ from pipelines.core.io import require_file, write_metrics
 from pipelines.core.params import load_params
 from pipelines.core.records import read_samples
 
-if TYPE_CHECKING:
-    from training.predictor import TorchRunner
-
 TORCH = "torch_fp32"
-
-
-def open_torch(path: Path, *, threads: int) -> TorchRunner:
-    """PyTorch on the CPU, imported in the worker that calls this."""
-    import torch
-
-    from training.predictor import TorchRunner
-
-    torch.set_num_threads(threads)
-    return TorchRunner(path)
 
 
 def work(args: argparse.Namespace) -> int:

@@ -130,12 +130,11 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 
 def _walk_jpeg(content: bytes) -> None:
     """Follow the markers to the end-of-image marker; bytes after it are allowed (cameras put previews there)."""
-    array = np.frombuffer(content, dtype=np.uint8)
     position = 2
     in_scans = False
     while True:
         marker, position = _next_marker(content, position)
-        if marker == 0xD9:
+        if marker == 0xD9 or position > len(content) - 200:
             return
         if in_scans and marker not in _JPEG_MARKERS_BETWEEN_SCANS:  # bytes of something else lie in the picture's data
             raise RefusedError(REASON_CORRUPT)
@@ -144,11 +143,15 @@ def _walk_jpeg(content: bytes) -> None:
         position += _segment_length(content, position)
         if marker == 0xDA:  # entropy-coded bytes follow, up to the next marker that is neither a stuffed 0xFF nor a restart
             in_scans = True
-            position = _end_of_scan(array, position)
+            position = _end_of_scan(content, position)
 
 
-def _end_of_scan(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], position: int) -> int:
-    tail = array[position:]
+def _end_of_scan(content: bytes, position: int) -> int:
+    data = content[position:]
+    last = data.rfind(b"\xff\xd9")
+    if last >= 0 and data.count(b"\xff", 0, last) == data.count(b"\xff\x00", 0, last):  # the common case, fast: nothing but stuffed bytes before it
+        return position + last
+    tail = np.frombuffer(data, dtype=np.uint8)
     escapes = np.flatnonzero(tail[:-1] == 0xFF)
     following = tail[escapes + 1]
     ends = escapes[(following != 0) & (following != 0xFF) & ((following < 0xD0) | (following > 0xD7))]

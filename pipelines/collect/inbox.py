@@ -83,10 +83,8 @@ def read_inbox(inbox: Path) -> Inbox:
                 continue
             if target not in found or _is_log(target, found):
                 missing.append(f"{place}: {origin_of(target)}")
-            elif target in claims and claims[target][0] != line:
+            elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to
                 problems.append(f"{place}: {origin_of(target)} stands in {claims[target][1]} with other values")
-            else:
-                claims[target] = (line, place)
     if problems:
         raise DataError(f"{len(problems)} bad log lines in the inbox: {listed(problems)}; mend or remove them")
     files = [_inbox_file(inbox, name, refused, claims.get(name, (LogLine(), ""))[0]) for name, refused in found.items() if not _is_log(name, found)]

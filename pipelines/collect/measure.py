@@ -16,6 +16,7 @@ from pipelines.collect.containers import REASON_ALPHA, REASON_CORRUPT, Header, R
 
 THUMBNAIL_PX = 32
 HASH_PX = 8  # the hash keeps the 8x8 lowest frequencies of the thumbnail's cosine transform
+_HASH_BITS = HASH_PX * HASH_PX
 MIN_REDUCED_SIDE_PX = 48  # a reduced decode keeps at least this, so that the thumbnail is always made from more pixels than it has
 
 REASON_TOO_LARGE = "too_large"
@@ -72,8 +73,9 @@ def perceptual_hash(thumbnail: NDArray[np.uint8] | cv2.typing.MatLike) -> int:
     The method of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), in the variant of the ImageHash package.
     """
     low: NDArray[np.float64] = np.asarray(cv2.dct(thumbnail.astype(np.float64))[:HASH_PX, :HASH_PX], dtype=np.float64)
-    middle = np.sort(low, axis=None)[HASH_PX * HASH_PX // 2 - 1 :][:2].mean()  # the median of an even number of values
-    return int.from_bytes(np.packbits(low > middle).tobytes(), "big")
+    ordered = np.sort(low, axis=None)
+    median = (ordered[_HASH_BITS // 2 - 1] + ordered[_HASH_BITS // 2]) / 2
+    return int.from_bytes(np.packbits(low > median).tobytes(), "big")
 
 
 def reduction_for(width_px: int, height_px: int) -> int:

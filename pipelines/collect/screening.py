@@ -131,8 +131,14 @@ def mark_exact_duplicates(screened: Sequence[Screened]) -> list[tuple[Screened, 
 
 
 def remove_strays(raw: Path, kept: set[str]) -> int:
-    """Remove files below data/raw/images that are not in `kept` (paths relative to data/raw), also half-written ones; returns how many."""
-    removed = 0
+    """Remove files below data/raw/images that are not in `kept` (paths relative to data/raw), and what a killed run left half-written in data/raw.
+
+    Returns how many.
+    """
+    left = [path for path in raw.glob(".*.tmp") if path.is_file()]
+    for path in left:
+        path.unlink()
+    removed = len(left)
     for folder, _, names in os.walk(raw / IMAGES_FOLDER, topdown=False):
         for name in names:
             path = Path(folder) / name
@@ -148,25 +154,27 @@ class _ImageWriter:
     """Stores images by content: written under a temporary name, then renamed. Not flushed to the disk one by one: after a power cut sizes tell."""
 
     def __init__(self, raw: Path) -> None:
-        self._raw = raw
-        self._folders: set[Path] = set()
+        self._raw = str(raw)
+        self._folders: set[str] = set()
 
     def __call__(self, relative: str, content: bytes) -> None:
-        path = self._raw / relative
-        if path.parent not in self._folders:  # several threads may make the same folder
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._folders.add(path.parent)
+        path = f"{self._raw}/{relative}"  # plain strings: this runs once a file, and Path objects cost as much as the system calls
+        folder = path[: path.rindex("/")]
+        if folder not in self._folders:  # several threads may make the same folder
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._folders.add(folder)
         try:
-            if path.stat().st_size == len(content):
+            if os.stat(path).st_size == len(content):  # noqa: PTH116
                 return
         except FileNotFoundError:
             pass
-        temporary = path.with_name(f".{path.name}.{threading.get_ident()}.tmp")
+        temporary = f"{path}.{threading.get_ident()}.tmp"
         try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            with open(temporary, "wb", buffering=0) as file:
+                file.write(content)
+            os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
             raise
 
 

@@ -13,6 +13,7 @@ from pipelines.report.figures import Series, bar_chart, histogram, line_chart, p
 from pipelines.report.text import percent, words
 
 TORCH = "torch_fp32"  # the name of the reference in benchmark.json
+SMALL_PX = (350, 225)  # charts that stand three in a row
 BRIGHTNESS_STEP = 16  # grey levels a column
 CURVE_GROUPS = (  # title, what a metric's name holds, whether it is a fraction; the first that fits takes the metric
     ("Losses", ("loss",), False),
@@ -51,6 +52,8 @@ def training_charts(curves: Mapping[str, Curve], best_epoch: float | None) -> li
             y_range=(0, 1) if title in fractions else None,
             y_tick=percent_tick if title in fractions else lambda value: f"{value:.6g}",
             vertical=(best_epoch, f"best: epoch {best_epoch:g}") if best_epoch is not None and is_map else None,
+            width=SMALL_PX[0],
+            height=SMALL_PX[1],
         )
         if chart is not None:
             charts.append((title, chart))
@@ -104,13 +107,13 @@ def class_count_bars(entries: Sequence[tuple[str, Node]], classes: Sequence[str]
 
 def precision_recall(pr: Node, classes: Sequence[str]) -> Markup | None:
     """Precision over recall at IoU 0.5, one line a class."""
+    rows = pr.each("points")
     lines = []
     for name in classes:
-        points = [(point.at("recall").as_number, point.at("precision").as_number) for point in pr.each("classes", name)]
-        known = [(x, y) for x, y in points if x is not None and y is not None]
-        while known and known[-1][1] == 0:  # beyond the highest recall reached, COCO's precision is 0 by definition: no curve there
-            known.pop()
-        lines.append(Series(name, known))
+        points = _points(rows, name, "recall", "precision")
+        while points and points[-1][1] == 0:  # beyond the highest recall reached, COCO's precision is 0 by definition: no curve there
+            points.pop()
+        lines.append(Series(name, points))
     return line_chart(
         lines,
         label=f"Precision over recall for {', '.join(classes)}",
@@ -124,11 +127,8 @@ def precision_recall(pr: Node, classes: Sequence[str]) -> Markup | None:
 
 def confidence_chart(confidence: Node, thresholds: Node, name: str) -> Markup | None:
     """Precision, recall and F1 of one class over the score from which detections are shown, with the chosen threshold."""
-    rows = confidence.each("classes", name)
-    lines = []
-    for key in ("precision", "recall", "f1"):
-        points = [(row.at("score").as_number, row.at(key).as_number) for row in rows]
-        lines.append(Series("F1" if key == "f1" else key, [(x, y) for x, y in points if x is not None and y is not None]))
+    rows = confidence.each("points")
+    lines = [Series("F1" if key == "f1" else key, _points(rows, name, "score", key)) for key in ("precision", "recall", "f1")]
     chosen = thresholds.number("classes", name)
     return line_chart(
         lines,
@@ -139,9 +139,15 @@ def confidence_chart(confidence: Node, thresholds: Node, name: str) -> Markup | 
         y_range=(0, 1),
         y_tick=percent_tick,
         vertical=None if chosen is None else (chosen, f"chosen: {chosen:.3g}"),
-        width=400,
-        height=240,
+        width=SMALL_PX[0],
+        height=SMALL_PX[1],
     )
+
+
+def _points(rows: Sequence[Node], name: str, x_key: str, y_key: str) -> list[tuple[float, float]]:
+    """The points of one class where both values are known."""
+    found = [(row.at(x_key).as_number, row.at(y_key).as_number) for row in rows if row.at("class").value == name]
+    return [(x, y) for x, y in found if x is not None and y is not None]
 
 
 def latency_scatter(verify: Node, benchmark: Node) -> Markup | None:

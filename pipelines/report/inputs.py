@@ -66,8 +66,9 @@ def read_inputs(
     raw: Path,
     release: Path,
     gallery_images: int,
+    pictures_bytes: int = PICTURES_BYTES,
 ) -> Inputs:
-    """Read all of it.
+    """Read all of it, with at most `gallery_images` bad cases, and pictures (before base64) of at most `pictures_bytes`.
 
     Raises:
         DataError: a file is there, but is not what its name says.
@@ -85,7 +86,7 @@ def read_inputs(
         for split, sample in chosen_samples(samples, classes, THUMBNAILS)
     ]
     gallery, left_out = _read_gallery(
-        badcases / "gallery", files["index.json"], gallery_images, PICTURES_BYTES - sum(len(item.uri) for item in thumbnails)
+        badcases / "gallery", files["index.json"], gallery_images, pictures_bytes - sum(len(item.uri) for item in thumbnails)
     )
     return Inputs(
         classes=classes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def render(inputs: Inputs) -> str:
     nodes = {name.removesuffix(".json"): Node(content, name, absences) for name, content in inputs.files.items()}
     evaluate, verify, release = nodes["evaluate"], nodes["verify"], nodes["release"]
     gallery = [_picture(item, inputs) for item in inputs.gallery]
+    checks = release.each("checks")
     best_epoch = nodes["train"].number("best_epoch")
     default = release.at("default").as_text
     drop = verify.at("artifacts", default).number("relative_drop") if default else None
@@ -133,6 +135,7 @@ def render(inputs: Inputs) -> str:
             absences=absences,
             dataset_sizes=_sizes(nodes["dataset"]),
             leaks=_leaks(inputs),
+            box_sizes=_box_sizes(nodes["card"], inputs.classes),
             weakest_class=_weakest(evaluate, inputs.classes),
             shipped_change=None if drop is None else -drop,
             thumbnails=[_thumbnail(item, inputs.classes) for item in inputs.thumbnails],
@@ -148,6 +151,7 @@ def render(inputs: Inputs) -> str:
             scatter=charts.latency_scatter(verify, nodes["benchmark"]),
             gate=_gate(release),
             check_detail=_check_detail,
+            failed=[check for check in checks if not check.at("artifact").present and check.at("status").value != "pass"],
             count_bars=charts.count_bars,
             class_count_bars=charts.class_count_bars,
             class_bars=charts.class_bars,
@@ -161,6 +165,16 @@ def _sizes(dataset: Node) -> str | Markup:
     """Images of train, val and test in a row."""
     counts = [dataset.number("splits", split, "images") for split in LABELED_SPLITS]
     return text.NOT_MEASURED if None in counts else " / ".join(str(text.count(count)) for count in counts)
+
+
+def _box_sizes(card: Node, classes: Sequence[str]) -> dict[str, Any] | None:
+    """Boxes of train, val and test by their size: names of the bins, and the counts of each class."""
+    edges = [edge.number() for edge in card.each("box_side_edges_px")]
+    found = {name: [[cell.number() for cell in card.each("box_sizes", split, name)] for split in LABELED_SPLITS] for name in classes}
+    if not edges or any(len(cells) != len(edges) for parts in found.values() for cells in parts):
+        return None
+    bins = [f"{low:g} to {high:g}" for low, high in pairwise(edge or 0 for edge in edges)] + [f"{edges[-1] or 0:g} and more"]
+    return {"bins": bins, "rows": [(name, [sum(cell or 0 for cell in cells) for cells in zip(*parts, strict=True)]) for name, parts in found.items()]}
 
 
 def _leaks(inputs: Inputs) -> dict[str, int] | None:

@@ -16,6 +16,7 @@ DAY_HOURS, NIGHT_HOURS = (6.0, 21.0), (1.5, 4.5)
 NIGHT = DAYS[1]
 DARK_SHARE, EMPTY_SHARE = 0.11, 0.045  # of the bursts
 BOLT_SHARE, NUT_SHARE, SMALL_SHARE = 0.095, 0.50, 0.18  # of the parts
+PARTS = (4, 11)  # in view of a burst: from, below
 ACROSS_SHARE = 0.30  # of the bursts: a cable or tool lies over parts
 
 
@@ -50,7 +51,7 @@ def plan_bursts(frames: int, rng: np.random.Generator) -> list[Burst]:
     dark = set(order[: max(1, round(DARK_SHARE * count))].tolist())
     empty = set(order[len(dark) : len(dark) + max(1, round(EMPTY_SHARE * count))].tolist())
     cameras = np.array([CAMERAS[index % len(CAMERAS)] for index in range(count)])[rng.permutation(count)]
-    parts = [0 if index in empty else int(rng.integers(3, 8)) for index in range(count)]
+    parts = [0 if index in empty else int(rng.integers(*PARTS)) for index in range(count)]
     deck = _deck(sum(parts), rng)
     bursts = []
     starts: set[tuple[str, datetime]] = set()

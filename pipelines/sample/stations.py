@@ -60,7 +60,7 @@ STATIONS: dict[str, Station] = {
         Exposure(0.95, 0.55, 0.011, (1.03, 1.0, 0.97)),
     ),
     "cam2": Station(
-        Camera(360, 0.62, 3.15),
+        Camera(360, 0.62, 3.3),
         wooden_bench,
         Light(_unit(0.6, 0.25, 0.9), 1.15, 0.40, 0.50, (0.35, 0.22, 0.12), 0.66),
         "hand",
@@ -68,7 +68,7 @@ STATIONS: dict[str, Station] = {
         Exposure(1.0, 0.65, 0.011, (0.94, 1.0, 1.05)),
     ),
     "cam3": Station(
-        Camera(460, 0.32, 2.95),
+        Camera(460, 0.32, 3.2),
         plastic_tray,
         Light(_unit(-0.3, 0.7, 1.0), 0.95, 0.50, 0.10, (0.20, 0.30, 0.45), 0.55),
         "vibration",

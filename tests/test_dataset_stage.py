@@ -1,0 +1,178 @@
+"""The dataset stage: files in, files out; what is left out is named; runs can be repeated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipelines.core.errors import ClassContractError, DataError, LeakError
+from pipelines.core.records import read_samples, write_annotations, write_manifest
+from pipelines.core.tables import MANIFEST_SCHEMA
+from pipelines.core.types import Annotation, Box
+from pipelines.dataset.assignments import read_assignments
+from pipelines.stages.dataset import work
+
+PARAMS = "classes: [{name: bolt}, {name: nut}]\n"
+
+
+def row(name: str, **values: Any) -> dict[str, Any]:
+    kept = values.get("status", "kept") == "kept"
+    start = {
+        "origin": f"cam/{name}.jpg",
+        "image_id": name,
+        "path": f"images/{name[:2]}/{name}.jpg" if kept else None,
+        "status": "kept",
+        "source": "cam",
+    }
+    return {**dict.fromkeys(MANIFEST_SCHEMA), **start, "width_px": 100, "height_px": 80, "brightness": 99.5, **values}
+
+
+def label(name: str, *boxes: tuple[str, float], state: str | None = None, width: int = 100) -> Annotation:
+    found = tuple(Box(class_name, (0.0, 0.0, side, side)) for class_name, side in boxes)
+    return Annotation(name, state or ("labeled" if boxes else "verified_empty"), width, 80, found, "team")  # type: ignore[arg-type]
+
+
+def build(folder: Path, rows: list[dict[str, Any]], labels: list[Annotation], params: str = PARAMS) -> dict[str, Any]:
+    (folder / "params.yaml").write_text(params)
+    write_manifest(folder / "manifest.parquet", pl.DataFrame(rows, schema=MANIFEST_SCHEMA))
+    write_annotations(folder / "annotations.jsonl", labels)
+    names = {"manifest": "manifest.parquet", "annotations": "annotations.jsonl", "assignments": "splits/assignments.jsonl", "metrics": "dataset.json"}
+    work(argparse.Namespace(params=folder / "params.yaml", dataset=folder / "dataset", **{key: folder / name for key, name in names.items()}))
+    metrics: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+    return metrics
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_states_go_where_they_belong(tmp_path: Path) -> None:
+    rows = [row(f"{number:02d}", group=f"g{number // 2}") for number in range(12)]
+    rows += [row("gone", status="dropped", reason="blurred")]
+    labels = [label(f"{number:02d}", ("bolt", 10.0), ("nut", 40.0)) for number in range(8)]
+    labels += [label("08"), label("09", state="skipped"), label("10", state="conflict"), label("gone", ("nut", 5.0)), label("never", ("nut", 5.0))]
+    metrics = build(tmp_path, rows, labels)
+    splits = {name: read_samples(tmp_path / f"dataset/{name}.jsonl") for name in ("train", "val", "test", "pool")}
+    assert sorted(sample.image_id for name in ("train", "val", "test") for sample in splits[name]) == [f"{number:02d}" for number in range(9)]
+    assert [(sample.image_id, sample.state, sample.boxes) for sample in splits["pool"]] == [("09", None, ()), ("10", None, ()), ("11", None, ())]
+    assert metrics["pool_states"] == {"unlabeled": 1, "skipped": 1, "conflict": 1}
+    assert metrics["annotations_without_image"]["first"] == ["cam/gone.jpg (blurred)", "never (not in the inbox)"]
+    sample = splits["train"][0]
+    assert (sample.path, sample.width_px, sample.source, sample.group[:5], sample.brightness) == (
+        f"images/{sample.image_id}/{sample.image_id}.jpg",
+        100,
+        "cam",
+        "cam/g",
+        99.5,
+    )
+    card = json.loads((tmp_path / "dataset/card.json").read_text())
+    assert (card["classes"], card["class_hash"]) == (["bolt", "nut"], metrics["class_hash"])
+    assert sum(card["splits"][name]["boxes_by_class"]["bolt"] for name in ("train", "val", "test")) == 8
+    sizes = [card["box_sizes"][name] for name in ("train", "val", "test")]
+    assert [sum(column) for column in zip(*(size["bolt"] for size in sizes), strict=True)] == [0, 8, 0, 0, 0, 0, 0, 0]  # side 10: from 8 to 16
+    assert [sum(column) for column in zip(*(size["nut"] for size in sizes), strict=True)] == [0, 0, 0, 8, 0, 0, 0, 0]  # side 40: from 32 to 64
+
+
+def test_a_second_run_changes_no_byte_and_new_images_move_no_old_one(tmp_path: Path) -> None:
+    rows = [row(f"{number:02d}") for number in range(30)]
+    labels = [label(f"{number:02d}", ("bolt", 10.0)) for number in range(30)]
+    build(tmp_path, rows, labels)
+    before, old = contents(tmp_path), read_assignments(tmp_path / "splits/assignments.jsonl")
+    build(tmp_path, rows, labels)
+    assert contents(tmp_path) == before
+    build(tmp_path, rows + [row(f"n{number}") for number in range(9)], [*labels, *(label(f"n{number}", ("nut", 9.0)) for number in range(9))])
+    new = read_assignments(tmp_path / "splits/assignments.jsonl")
+    assert {name: new[name] for name in old} == old
+    assert len(new) == 39
+    build(tmp_path, rows[:3], labels[:3])
+    assert read_assignments(tmp_path / "splits/assignments.jsonl") == new, "images that are away keep their side"
+
+
+def test_near_duplicates_across_given_splits_are_named(tmp_path: Path) -> None:
+    rows = [row("a", near_group="a", given_split="val"), row("b", near_group="a", given_split="train"), row("c", given_split="train")]
+    metrics = build(tmp_path, rows, [label(name, ("bolt", 9.0)) for name in "abc"])
+    assert metrics["near_duplicates_across_split"] == [
+        {"kept": "cam/a.jpg", "kept_split": "val", "dropped": "cam/b.jpg", "dropped_split": "train"},
+    ]
+    assert metrics["dropped_by_reason"] == {"near_duplicate_across_split": {"count": 1, "first": ["cam/b.jpg"]}}
+    assert [metrics["splits"][name]["images"] for name in ("train", "val", "test", "pool")] == [1, 1, 0, 0]
+    assert "test has no images: label more images, of more groups" in metrics["warnings"]
+
+
+def test_a_file_on_two_given_lists_stands_on_the_higher_side(tmp_path: Path) -> None:
+    copy = row("a", status="dropped", reason="exact_duplicate", duplicate_of="a", given_split="test", origin="cam/copy.jpg")
+    metrics = build(tmp_path, [row("a", given_split="train"), copy, row("b", given_split="train")], [label(name, ("bolt", 9.0)) for name in "ab"])
+    assert metrics["given_split_twice"] == {"count": 1, "first": ["cam/a.jpg"]}
+    assert [sample.image_id for sample in read_samples(tmp_path / "dataset/test.jsonl")] == ["a"]
+
+
+def test_a_copy_in_a_group_of_another_side_leaves(tmp_path: Path) -> None:
+    rows = [
+        row("a", group="g", given_split="train"),
+        row("a", group="h", status="dropped", reason="exact_duplicate", duplicate_of="a", origin="cam/copy.jpg"),
+        row("b", group="h", given_split="test"),
+        row("c", given_split="train"),
+    ]
+    metrics = build(tmp_path, rows, [label(name, ("bolt", 9.0)) for name in "abc"])
+    assert [entry["dropped"] for entry in metrics["near_duplicates_across_split"]] == ["cam/a.jpg"]
+
+
+def test_labels_drawn_on_another_size_are_left_out_by_name(tmp_path: Path) -> None:
+    metrics = build(tmp_path, [row("a"), row("b")], [label("a", ("bolt", 9.0)), label("b", ("bolt", 9.0), width=80)])
+    assert metrics["dropped_by_reason"] == {"label_for_another_size": {"count": 1, "first": ["cam/b.jpg"]}}
+    assert metrics["splits"]["pool"]["images"] == 0
+
+
+def test_warnings_name_classes_that_a_side_lacks(tmp_path: Path) -> None:
+    rows = [row(f"{number:02d}") for number in range(20)]
+    metrics = build(tmp_path, rows, [label(f"{number:02d}", ("bolt", 9.0), *([("nut", 9.0)] if number == 7 else [])) for number in range(20)])
+    assert metrics["splits"]["train"]["boxes_by_class"]["nut"] == 1
+    assert [text.partition(":")[0] for text in metrics["warnings"]] == [
+        "val has no box of class nut",
+        "test has only 4 boxes of class bolt",
+        "test has no box of class nut",
+    ]
+
+
+def test_nothing_to_train_on_says_to_label(tmp_path: Path) -> None:
+    for labels in ([], [label("a", state="skipped")]):
+        with pytest.raises(DataError, match=r"nothing to train on: 1 images are kept, 0 .* label images"):
+            build(tmp_path, [row("a")], labels)
+    assert not (tmp_path / "dataset").exists()
+    assert not (tmp_path / "splits").exists()
+
+
+def test_a_class_that_params_lack_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClassContractError, match="washer"):
+        build(tmp_path, [row("a")], [label("a", ("washer", 9.0))])
+
+
+def test_a_leak_stops_the_run_and_leaves_earlier_files(tmp_path: Path) -> None:
+    rows, labels = [row("a", given_split="train"), row("b", given_split="test")], [label(name, ("bolt", 9.0)) for name in "ab"]
+    build(tmp_path, rows, labels)
+    before = contents(tmp_path / "dataset")
+    with pytest.raises(LeakError, match=r"cam/a.jpg is assigned to train, cam/b.jpg to test"):
+        build(tmp_path, [{**entry, "group": "g"} for entry in rows], labels)
+    assert contents(tmp_path / "dataset") == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<<<<<<< HEAD\n", "line 1 is not JSON"),
+        ('{"image_id":"a","split":"pool","component":"a"}\n', "entry 1 is not image_id, split"),
+        ('{"image_id":"a","split":"train"}\n', "entry 1 is not image_id, split"),
+        ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"a","split":"test","component":"a"}\n', "another side or component"),
+    ],
+    ids=["merge_marks", "pool", "short", "two_sides"],
+)
+def test_a_damaged_assignments_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/assignments.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        build(tmp_path, [row("a")], [label("a", ("bolt", 9.0))])
