@@ -35,11 +35,13 @@ OWNERS = {
     "albumentations": ("training.augment",),
     "dvclive": ("training.",),
     "hotcoco": ("pipelines.evaluation.coco",),
-    "onnxruntime": ("export.runners.onnxruntime", "export.quantize", "export.calibration"),
+    "onnxruntime": ("export.runners.onnxruntime", "export.fp16_from_onnx", "export.int8_from_onnx"),
     "openvino": ("export.runners.openvino",),
-    "tensorrt": ("export.tensorrt", "export.runners.tensorrt"),
-    "tensorrt_rtx": ("export.tensorrt", "export.runners.tensorrt"),
+    "tensorrt": ("export.engine_child", "export.runners.tensorrt"),
+    "tensorrt_rtx": ("export.engine_child", "export.runners.tensorrt"),
 }
+# ultralytics reads its settings from the environment when it is imported, so they must be set before that line.
+AT_IMPORT = {"quiet_ultralytics"}
 # What a module may never pull in at import, directly or through our own modules: it would be paid for in every no-op `dvc repro`.
 LIGHT = ("pipelines.cli", "pipelines.stages.label_sync")
 HEAVY = ("torch", "torchvision", "ultralytics", "albumentations", "cv2", "matplotlib", "onnx", "onnxruntime", "openvino", "hotcoco", "dvclive", "PIL")
@@ -124,7 +126,7 @@ def test_heavy_libraries_have_one_owner(library: str) -> None:
     users = {module for module in FILES if any(name == library or name.startswith(library + ".") for name in imports_of(module))}
     strangers = {user for user in users if not any(user.startswith(owner) for owner in OWNERS[library])}
     assert not strangers, f"{library} belongs to {OWNERS[library]}"
-    assert users or library == "tensorrt", f"no module imports {library}: take it out of OWNERS"
+    assert users or library.startswith("tensorrt"), f"no module imports {library}: take it out of OWNERS"  # TensorRT: whichever is there, by name
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -165,7 +167,7 @@ def test_stage_paths_stand_in_dvc_yaml_only(name: str) -> None:
 def test_nothing_runs_at_import(module: str) -> None:
     """No calls that read, seed or set the environment at module level."""
     for node in ast.parse(FILES[module].read_text()).body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) not in AT_IMPORT:
             pytest.fail(f"{module} line {node.lineno} calls {ast.unparse(node.value.func)} at import")
 
 

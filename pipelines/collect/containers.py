@@ -134,7 +134,7 @@ def _walk_jpeg(content: bytes) -> None:
     in_scans = False
     while True:
         marker, position = _next_marker(content, position)
-        if marker == 0xD9 or position > len(content) - 200:
+        if marker == 0xD9:
             return
         if in_scans and marker not in _JPEG_MARKERS_BETWEEN_SCANS:  # bytes of something else lie in the picture's data
             raise RefusedError(REASON_CORRUPT)

@@ -14,6 +14,8 @@ from pipelines.core.params import load_params
 CHECKOUT = Path(__file__).resolve().parents[2]
 NOT_COPIED = ("tests", "benchmarks", "examples", ".ci")  # what serves detloop's own development
 
+IDENTITY = ("-c", "user.name=detloop", "-c", "user.email=detloop@example.invalid")  # the first commit is the tool's own
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -40,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     if args.params is not None:
         shutil.copyfile(require_file(args.params, "name another file"), folder / "params.yaml")
     _git(folder, "init", "--quiet")
+    _git(folder, "add", "--all")
+    _git(folder, *IDENTITY, "commit", "--quiet", "--message", "A new detloop project")
     print(f"new project in {folder}: set the classes in params.yaml, fill data/inbox (or `detloop import`), then `dvc repro`")
     return 0
 
@@ -58,5 +62,5 @@ def _git(folder: Path, *arguments: str) -> str:
     except FileNotFoundError as error:
         raise MissingPartError("git is not installed: install it with the system's package manager") from error
     except subprocess.CalledProcessError as error:
-        raise MissingInputError(f"git {arguments[0]} failed in {folder} ({error.stderr.strip()}): run it from a git checkout") from error
+        raise MissingInputError(f"git {' '.join(arguments)} failed in {folder} ({error.stderr.strip()}): run it from a git checkout") from error
     return done.stdout
