@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from export.timing import Job, Loaded, Turn, Worker
 from pipelines.core.errors import DataError, MissingPartError
+from pipelines.core.images import read_image
 
 TURN_IMAGES = 10  # images that a runner gets before the next one's turn
 TIMEOUT_S = 300.0  # for a load or a turn; an accelerator's first load may compile for minutes
@@ -42,8 +43,9 @@ def measure(jobs: Sequence[Job], images: Sequence[Path], *, warmup: int, rounds:
     images; who begins moves on by one each turn.
 
     Raises:
-        DetloopError: a runner died or hung; the message names it.
+        DetloopError: a runner died or hung (the message names it), or an image cannot be read.
     """
+    read_image(images[0])  # a broken image is the data's fault: it must not look like a runner's
     records: dict[str, _Record] = {}
     result: dict[str, dict[str, Any]] = {}
     turns = [images[start : start + TURN_IMAGES] for _ in range(rounds) for start in range(0, len(images), TURN_IMAGES)]

@@ -29,10 +29,14 @@ def draw_detections(image: Image, detections: Detections, classes: Sequence[str]
     height, width = canvas.shape[:2]
     thickness = max(2, round(max(height, width) / 400))
     scale = max(0.4, max(height, width) / 1600)
-    for row in np.argsort(detections.score, kind="stable"):
+    best_last = np.argsort(detections.score, kind="stable")
+    corners = np.rint(detections.xyxy * factor).astype(int).tolist()
+    for row in best_last:
+        x1, y1, x2, y2 = corners[row]
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour_of(int(detections.class_index[row])), thickness, cv2.LINE_AA)
+    for row in best_last:  # after all boxes, so that no line crosses a label
+        x1, y1 = corners[row][:2]
         colour = colour_of(int(detections.class_index[row]))
-        x1, y1, x2, y2 = (round(float(value) * factor) for value in detections.xyxy[row])
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
         text = f"{classes[int(detections.class_index[row])]} {detections.score[row]:.2f}"
         (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, 1)
         label_height = text_height + below + 2

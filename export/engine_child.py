@@ -2,8 +2,9 @@
 
 A process of its own because the builder orders parts of an engine by the addresses of its objects: the same network gives other bytes each time,
 unless the process lies in memory the same way. So it starts itself anew with address randomisation off, a bare Python without its own allocator, this
-file and the packages under paths that are the same everywhere (/proc/self/fd/…), and builds in a thread of its own, with a fresh heap. Then the same
-ONNX gives the same bytes in any clone and any virtual environment of one machine. It also keeps a builder that crashes from taking the stage with it.
+file and the packages under paths that are the same everywhere (/proc/self/fd/…), and large blocks on the heap, where the library's other threads put
+nothing in between. Then the same ONNX gives the same bytes in any clone and any virtual environment of one machine. It also keeps a builder that
+crashes from taking the stage with it.
 
 Imports the standard library and TensorRT only: whatever else Python loads would move the builder's objects.
 """
@@ -16,7 +17,6 @@ import importlib.util
 import json
 import os
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,18 @@ ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
 QUERY = 0xFFFFFFFF  # asks personality(2) for the current flags
 ISOLATED = "isolated"  # the last argument of a process that has started itself anew
 PACKAGES_FD, SCRIPT_FD = 100, 101  # the packages' folder and this file, kept open under these numbers
+# Blocks up to 32 MB (glibc's limit) come from the heap, and it is never trimmed; tunables that a C library does not know are ignored.
+FIXED_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONMALLOC": "malloc",
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296",
+}
 RTX = "tensorrt_rtx"
 RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # in the order in which they need each other
 NETWORK_NAME = "detloop"  # a fixed one: the library counts unnamed networks
-Answer = tuple[dict[str, Any], bytes]
 
 
-def build(library_name: str, onnx: bytes, max_batch: int) -> Answer:
+def build(library_name: str, onnx: bytes, max_batch: int) -> tuple[dict[str, Any], bytes]:
     """The answer's header and the engine: `{"version": …}`, or `{"errors": […]}` and no bytes."""
     library = importlib.import_module(library_name)
     messages: list[str] = []
@@ -86,7 +91,7 @@ def start_isolated(library_name: str, max_batch: int) -> None:
     python = getattr(sys, "_base_executable", "") or sys.executable  # not the virtual environment's own
     bare = ["-S", "-P", "-B", "-X", "pycache_prefix=/nonexistent", f"/proc/self/fd/{SCRIPT_FD}"]
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
-    os.execve(python, [python, *bare, library_name, str(max_batch), ISOLATED], {**kept, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "malloc"})
+    os.execve(python, [python, *bare, library_name, str(max_batch), ISOLATED], {**kept, **FIXED_ENVIRONMENT})
 
 
 def load_isolated_library() -> None:
@@ -115,13 +120,7 @@ def main() -> None:
     answer_to = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the library prints is not part of the answer
     onnx = sys.stdin.buffer.read()
-    answers: list[Answer] = []
-    worker = threading.Thread(target=lambda: answers.append(build(library_name, onnx, max_batch)))
-    worker.start()
-    worker.join()
-    if not answers:
-        sys.exit(1)  # the thread's traceback is on stderr
-    header, engine = answers[0]
+    header, engine = build(library_name, onnx, max_batch)
     with os.fdopen(answer_to, "wb") as stream:
         stream.write(json.dumps({**header, "reproducible": isolated}).encode() + b"\n" + engine)
 

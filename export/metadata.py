@@ -31,7 +31,7 @@ def metadata_from_contract(contract: ModelContract, *, stride: int) -> dict[str,
         "task": "detect",
         "batch": "1",
         "channels": "3",
-        "args": str({"dynamic": True, "nms": False}),
+        "args": str({"dynamic": False, "nms": False}),
         "end2end": str(end2end),
     }
 

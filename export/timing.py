@@ -145,7 +145,7 @@ def serve(connection: Connection) -> None:
                 _time_one(runner, images[0], job.nms)  # ends the spinning of the last runner's threads, and warms this one's caches
                 times = [_time_one(runner, image, job.nms) for image in images]
                 connection.send(Turn(tuple(item[0] for item in times), tuple(item[1] for item in times), peak_rss_mb()))
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # the parent is done, or gone
         return
     except (MissingPartError, DataError) as error:
         connection.send(type(error)(str(error)))

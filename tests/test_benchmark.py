@@ -15,7 +15,7 @@ from export.benchmark import figures, measure
 from export.detect import Detector
 from export.runners import open_runner
 from export.timing import Job, Loaded, Worker
-from pipelines.core.errors import DetloopError, MissingPartError
+from pipelines.core.errors import DataError, DetloopError, MissingPartError
 from tests.tiny_detector import NMS, make_project, model_bytes
 
 
@@ -91,3 +91,10 @@ def test_a_worker_that_fails_is_one_clear_error(opener: object, timeout_s: float
     with pytest.raises(DetloopError, match=message):
         measure([Job("x", opener, NMS)], images, warmup=0, rounds=1, timeout_s=timeout_s)  # type: ignore[arg-type]
     assert not psutil.Process().children()
+
+
+def test_a_broken_image_is_not_blamed_on_a_runner(tmp_path: Path) -> None:
+    image = tmp_path / "broken.png"
+    image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken\.png is not a readable image"):
+        measure([Job("x", open_missing, NMS)], [image], warmup=0, rounds=1)

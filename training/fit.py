@@ -24,7 +24,7 @@ from training.trainer import Trainer
 
 LIBRARIES = ("torch", "torchvision", "ultralytics-opencv-headless", "albumentations", "opencv-python-headless", "numpy")
 PASSED_ON = (  # keys of params.train that ultralytics has under the same name
-    *("imgsz", "epochs", "patience", "batch", "optimizer", "lr0", "workers", "seed"),
+    *("imgsz", "epochs", "patience", "batch", "optimizer", "lr0", "cos_lr", "workers", "seed"),
     *("mosaic", "close_mosaic", "fliplr", "flipud", "scale", "translate", "hsv_h", "hsv_s", "hsv_v"),
 )
 
@@ -70,6 +70,7 @@ def _plan(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Pat
         if not read_samples(path):
             raise DataError(f"{path} has no images, and training needs labeled images in train and in val: label more, then run `dvc repro`")
     overrides: dict[str, Any] = {key: getattr(params, key) for key in PASSED_ON}
+    overrides["nbs"] = params.nominal_batch
     overrides["augmentations"] = serialised_augmentations(params.augmentations)
     threads = torch.get_num_threads()
     settings = {

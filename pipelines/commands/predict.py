@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     taken: set[str] = set()
     with runner:
         rows = [_predict(runner, bundle, file, args.draw, taken) for file in files]
-    result = {"bundle": str(args.bundle), "runner": name, "class_hash": bundle.contract.class_hash, "images": rows, "skipped_files": skipped}
-    text = json.dumps(result, ensure_ascii=False, indent=2) + "\n"
+    about = {"bundle": str(args.bundle), "runner": name, "class_hash": bundle.contract.class_hash, "skipped_files": skipped}
+    text = _json_text(about, rows)
     if args.json:
         write_text(args.json, text)
         _say(f"{len(rows)} images with {name}: {args.json}")
@@ -95,6 +95,12 @@ def _predict(runner: Runner, bundle: Bundle, file: Path, draw: Path | None, take
         write_bytes(target, encode_jpeg(draw_detections(image, detections, bundle.contract.classes)))
         row["drawn"] = str(target)
     return row
+
+
+def _json_text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """One JSON object, an image a line: short enough to read, one object to parse."""
+    head = json.dumps(about, ensure_ascii=False)[:-1]
+    return head + ', "images": [\n' + ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows) + "\n]}\n"
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

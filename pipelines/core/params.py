@@ -76,8 +76,10 @@ class TrainParams(Section):
     epochs: Positive = 40
     patience: Annotated[int, Field(ge=0)] = 40
     batch: Positive = 8
+    nominal_batch: Positive = 64
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "MuSGD"] = "auto"
     lr0: Annotated[float, Field(gt=0)] = 0.01
+    cos_lr: bool = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|\d+(,\d+)*)$")] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
     seed: int = 0

@@ -12,6 +12,7 @@ from pipelines.core.io import require_file, require_folder
 from pipelines.core.params import load_params
 from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import SPLITS
+from training.environment import quiet_ultralytics
 
 
 def work(args: argparse.Namespace) -> None:
@@ -21,7 +22,8 @@ def work(args: argparse.Namespace) -> None:
     require_folder(args.dataset)
     require_folder(args.raw)
     splits = {split: read_samples(args.dataset / f"{split}.jsonl") for split in SPLITS if (args.dataset / f"{split}.jsonl").is_file()}
-    from training.predictor import TorchRunner, predict_samples  # imported here: torch and ultralytics are slow
+    quiet_ultralytics()
+    from training.predictor import TorchRunner, predict_samples  # imported here: torch and ultralytics are slow, and read the environment set above
 
     args.predictions.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=args.predictions.parent, prefix=f".{args.predictions.name}."))

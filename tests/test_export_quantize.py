@@ -1,0 +1,225 @@
+"""fp16 and int8: what is converted and what is not, that every runner still agrees, and that nothing but train images is calibrated on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, numpy_helper
+
+from export.calibration import calibration_batches, choose_calibration, require_train_only
+from export.fp16_from_onnx import fp16_from_onnx
+from export.int8_from_onnx import int8_from_onnx
+from export.metadata import calibration_record
+from export.onnx_from_torch import onnx_from_torch
+from export.onnx_model import decode_nodes, metadata_of, tail_nodes
+from export.runners import open_runner
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import DataError, LeakError
+from pipelines.core.images import read_image
+from pipelines.core.types import Box, Sample
+from tests.small_yolos import CLASSES, SIDE, checkpoint, pictures
+from training.checkpoint import load_detector
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantize")
+    module, contract = load_detector(checkpoint(folder, "yolo11n.yaml"))
+    (folder / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17))
+    for seed, (split, count) in enumerate({"train": 12, "val": 2, "test": 2}.items()):
+        pictures(folder, split=split, count=count, seed=seed)
+    classes = json.dumps([{"name": name} for name in CLASSES])
+    (folder / "params.yaml").write_text(f"classes: {classes}\nexport: {{calibration_images: 8}}\n")
+    return folder
+
+
+def run_stage(project: Path, precision: str, target: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export.stages.quantize", "--params", str(project / "params.yaml"), "--precision", precision]
+    command += ["--onnx", str(project / "model.onnx"), "--dataset", str(project / "dataset"), "--raw", str(project / "raw")]
+    return subprocess.run([*command, "--quantized", str(target)], check=False, cwd=ROOT, capture_output=True, text=True)
+
+
+def quantized(project: Path, keep_float: str = "head") -> bytes:
+    samples = choose_calibration(pictures(project, split="train", count=12, seed=0), 8)
+    contract = ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores")
+
+    def batches() -> Iterator[np.ndarray]:
+        return calibration_batches(samples, contract, lambda sample: read_image(project / "raw" / sample.path))
+
+    record = calibration_record([sample.image_id for sample in samples])
+    model = onnx.load(project / "model.onnx")
+    return int8_from_onnx(model, batches(), input_name="images", keep_float=keep_float, calibration=record)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def int8(project: Path) -> Path:
+    path = project / "model_int8.onnx"
+    path.write_bytes(quantized(project))
+    return path
+
+
+def outputs(path: Path, count: int = 2) -> dict[str, np.ndarray]:
+    batch = np.random.default_rng(5).random((count, 3, SIDE, SIDE), dtype=np.float32)
+    found = {}
+    for kind in ("onnxruntime", "openvino"):
+        with open_runner(kind, path, threads=1) as runner:
+            found[kind] = runner.infer(batch)
+    return found
+
+
+def test_fp16_keeps_float_at_the_door_and_in_the_decoding(project: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model_fp16.onnx"
+    path.write_bytes(fp16_from_onnx(onnx.load(project / "model.onnx")))
+    model = onnx.load(path)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    assert types == {"images": TensorProto.FLOAT, "output0": TensorProto.FLOAT}
+    weights = Counter(tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    assert weights[TensorProto.FLOAT16] == 87
+    assert weights[TensorProto.FLOAT] == 1  # the fixed convolution of the box decoding
+    decoding = set(decode_nodes(node.name for node in model.graph.node))
+    produced = {name: node.name for node in model.graph.node for name in node.output}
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    assert len(casts) == 7  # the input, and what enters the decoding: boxes and scores of three levels
+    assert not [node.name for node in casts if produced.get(node.input[0]) in decoding], "a round trip through float16 is left"
+    assert metadata_of(model)["detloop_precision"] == "fp16"
+    assert path.stat().st_size < 0.6 * (project / "model.onnx").stat().st_size
+    wanted = outputs(project / "model.onnx")["onnxruntime"]
+    for found in outputs(path).values():
+        np.testing.assert_allclose(found[:, :4], wanted[:, :4], atol=0.5)
+        np.testing.assert_allclose(found[:, 4:], wanted[:, 4:], atol=0.02)
+
+
+def test_int8_is_symmetric_and_fit_for_tensorrt(int8: Path) -> None:
+    model = onnx.load(int8)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = {name: node for node in model.graph.node for name in node.output}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        assert constants[node.input[2]].data_type == TensorProto.INT8  # TensorRT refuses int32 biases and uint8
+        assert not numpy_helper.to_array(constants[node.input[2]]).any()  # and zero points
+    for node in model.graph.node:
+        weight = nodes.get(node.input[1]) if node.op_type == "Conv" else None
+        if weight is not None:
+            assert weight.op_type == "DequantizeLinear"
+            shape = numpy_helper.to_array(constants[weight.input[0]]).shape
+            assert numpy_helper.to_array(constants[weight.input[1]]).shape == shape[:1]  # a scale for each output channel
+
+
+@pytest.mark.parametrize("keep_float", ["head", "none"])
+def test_int8_leaves_the_tail_in_float(project: Path, keep_float: str) -> None:
+    model = onnx.load_from_string(quantized(project, keep_float))
+    from_pair = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    names = [node.name for node in model.graph.node]
+    decoding, tail = set(decode_nodes(names)), set(tail_nodes(names))
+    touched = {node.name for node in model.graph.node if any(name in from_pair for name in node.input) and not node.name.endswith("Linear")}
+    assert not touched & decoding
+    assert bool(touched & tail) == (keep_float == "none")
+    assert len(tail - decoding) == 6
+
+
+def test_runners_agree_on_int8(project: Path, int8: Path) -> None:
+    """OpenVINO takes signed int8 behind a concatenation for unsigned, unless it is guarded; then scores differ by tenths."""
+    found, exact = outputs(int8), outputs(project / "model.onnx")["onnxruntime"]
+    own_error = np.abs(found["onnxruntime"] - exact)[:, 4:].mean()
+    assert np.abs(found["openvino"] - found["onnxruntime"])[:, 4:].mean() < own_error
+    assert own_error < 0.1
+
+
+def test_int8_stage_same_bytes_and_what_it_was_calibrated_on(project: Path, int8: Path, tmp_path: Path) -> None:
+    done = run_stage(project, "int8", tmp_path / "other.onnx")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "other.onnx").read_bytes() == int8.read_bytes()
+    metadata = metadata_of(onnx.load(int8))
+    record = json.loads(metadata["detloop_calibration"])
+    assert (record["split"], record["count"], len(record["sha256"])) == ("train", 8, 64)
+    assert metadata["detloop_precision"] == "int8"
+    assert metadata["detloop"] == metadata_of(onnx.load(project / "model.onnx"))["detloop"]
+
+
+def test_stage_refuses_held_out_images_and_other_classes(project: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "project"
+    broken.mkdir()
+    for name in ("model.onnx", "params.yaml", "raw"):
+        (broken / name).symlink_to(project / name)
+    (broken / "dataset").mkdir()
+    lines = (project / "dataset" / "train.jsonl").read_text()
+    for name, text in {"train": lines, "val": "", "test": lines.splitlines(keepends=True)[0]}.items():
+        (broken / "dataset" / f"{name}.jsonl").write_text(text)
+    (broken / "params.yaml").unlink()
+    (broken / "params.yaml").write_text((project / "params.yaml").read_text().replace("calibration_images: 8", "calibration_images: 50"))
+    leak = run_stage(broken, "int8", tmp_path / "never.onnx")
+    assert leak.returncode == 2
+    assert "is held out for val or test" in leak.stderr
+    (broken / "params.yaml").write_text("classes: [{name: bolt}]\n")
+    other = run_stage(broken, "fp16", tmp_path / "never.onnx")
+    assert other.returncode == 2
+    assert "was made for classes ['bolt', 'nut'" in other.stderr
+    assert run_stage(broken, "int4", tmp_path / "never.onnx").returncode == 2
+    assert not (tmp_path / "never.onnx").exists()
+
+
+def sample(image_id: str, source: str, classes: tuple[str, ...]) -> Sample:
+    return Sample(
+        image_id, f"images/{image_id}.jpg", 8, 8, "labeled", tuple(Box(name, (0, 0, 4, 4)) for name in classes), source, image_id, None, 1.0
+    )
+
+
+def test_calibration_images_by_hand() -> None:
+    train = [
+        sample("a", "x", ("bolt",)),
+        sample("b", "x", ("bolt",)),
+        sample("c", "x", ("bolt",)),
+        sample("d", "y", ("nut", "nut")),
+        sample("e", "x", ()),
+    ]
+    assert [item.image_id for item in choose_calibration(train, 3)] == ["a", "d", "e"]  # one of each stratum first
+    assert [item.image_id for item in choose_calibration(train, 4)] == ["a", "b", "d", "e"]
+    assert [item.image_id for item in choose_calibration(train, 99)] == ["a", "b", "c", "d", "e"]
+    with pytest.raises(DataError, match="no images to calibrate"):
+        choose_calibration([], 3)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.sets(st.sampled_from(CLASSES))), min_size=1, max_size=30), st.integers(1, 40), st.randoms())
+def test_calibration_images_do_not_depend_on_order(kinds: list[tuple[str, set[str]]], count: int, shuffler: object) -> None:
+    train = [sample(f"{number:02d}", source, tuple(sorted(classes))) for number, (source, classes) in enumerate(kinds)]
+    chosen = choose_calibration(train, count)
+    assert len({item.image_id for item in chosen}) == len(chosen) == min(count, len(train))
+    assert set(chosen) <= set(train)
+    shuffler.shuffle(train)  # type: ignore[attr-defined]
+    assert choose_calibration(train, count) == chosen
+    strata = {(item.source, frozenset(box.class_name for box in item.boxes)) for item in train}
+    seen = {(item.source, frozenset(box.class_name for box in item.boxes)) for item in chosen}
+    assert len(seen) == min(len(strata), count)
+
+
+def test_only_train_images() -> None:
+    require_train_only(["a", "b"], ["a", "b", "c"], ["d"])
+    with pytest.raises(LeakError, match="z is not in train"):
+        require_train_only(["a", "z"], ["a"], [])
+    with pytest.raises(LeakError, match="a is held out"):
+        require_train_only(["a"], ["a"], ["a"])
+
+
+def test_calibration_sees_what_the_runners_are_fed(project: Path) -> None:
+    first = pictures(project, split="train", count=12, seed=0)[0]
+    contract = replace(ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores"), pad_value=7)
+    (found,) = calibration_batches([first], contract, lambda item: read_image(project / "raw" / item.path))
+    assert found.shape == (1, 3, SIDE, SIDE)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[0, :, :8], np.float32(7) / np.float32(255))  # 80x60 becomes 64x48, 8 px of padding above and below
+    assert found[0, :, 8:56].std() > 0.1
