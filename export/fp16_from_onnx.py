@@ -5,6 +5,8 @@ Boxes are decoded in pixels, and float16 holds numbers between 256 and 512 to 0.
 
 from __future__ import annotations
 
+import heapq
+
 import onnx
 from onnx import TensorProto, helper
 
@@ -53,8 +55,7 @@ def _without_round_trips(model: onnx.ModelProto) -> None:
         for index, name in enumerate(node.output):
             if name in renamed and not _is_cast(node, TensorProto.FLOAT):
                 node.output[index] = renamed[name]
-    gone = {name for name in replaced if name not in outputs} | {name for name in outputs if name in replaced}
-    kept = [node for node in graph.node if not (_is_cast(node, TensorProto.FLOAT) and node.output[0] in gone and node.input[0] in narrowed)]
+    kept = [node for node in graph.node if not (_is_cast(node, TensorProto.FLOAT) and node.output[0] in replaced)]
     used = {name for node in kept for name in node.input} | outputs
     replace_nodes(graph, (node for node in kept if not _is_cast(node, TensorProto.FLOAT16) or node.output[0] in used))
     names = {name for node in graph.node for name in node.output}
@@ -77,13 +78,13 @@ def _sort_nodes(model: onnx.ModelProto) -> None:
         for name in node.input:
             if name in producer:
                 users[producer[name]].add(index)
-    ready = sorted(index for index, count in enumerate(waiting) if count == 0)
+    ready = [index for index, count in enumerate(waiting) if count == 0]  # sorted, so a heap
     order: list[int] = []
     while ready:
-        index = ready.pop(0)
+        index = heapq.heappop(ready)
         order.append(index)
-        for user in sorted(users[index]):
+        for user in users[index]:
             waiting[user] -= 1
             if waiting[user] == 0:
-                ready.append(user)
+                heapq.heappush(ready, user)
     replace_nodes(graph, [graph.node[index] for index in order])

@@ -96,11 +96,11 @@ def test_metadata_for_us_and_for_others(exported: Path) -> None:
 
 
 def test_ultralytics_reads_the_file(exported: Path) -> None:
-    """An oracle for names, size and letterbox: ultralytics' own predictor on our file, fed with its own preprocessing."""
+    """An oracle for names, size and letterbox: ultralytics' own predictor on our file (it takes a dynamic batch for a dynamic size)."""
     from ultralytics import YOLO
 
     image = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-    result = YOLO(exported / "model.onnx", task="detect").predict(image, conf=0.3, verbose=False)[0]
+    result = YOLO(exported / "model.onnx", task="detect").predict(image, imgsz=SIDE, conf=0.3, verbose=False)[0]
     assert result.names == dict(enumerate(CLASSES))
     with open_runner("onnxruntime", exported / "model.onnx", threads=1) as runner:
         output = runner.infer(np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255))[0]

@@ -132,8 +132,8 @@ def test_the_plan_holds_its_shares(frames: int) -> None:
     assert len({burst.name for burst in bursts}) == len(bursts)
     assert {burst.camera for burst in bursts} == set(STATIONS)
     kinds = Counter(kind for burst in bursts for kind, _ in burst.kinds)
-    assert 0.07 <= kinds["bolt"] / kinds.total() <= 0.12
-    assert min(kinds["nut"], kinds["washer"]) / kinds.total() >= 0.38
+    assert 0.07 <= kinds["bolt"] / kinds.total() <= 0.14
+    assert min(kinds["nut"], kinds["washer"]) / kinds.total() >= 0.36
     assert any(burst.dark for burst in bursts)
     assert any(not burst.kinds for burst in bursts)
     for burst in bursts:

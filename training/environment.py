@@ -25,8 +25,8 @@ ENVIRONMENT = {
     "ULTRALYTICS_SAFE_LOAD": "true",  # .pt files are pickles: only classes of models are rebuilt from them
     "NO_ALBUMENTATIONS_UPDATE": "1",
 }
-# Threads of torch that wait for each other sleep instead of spinning: as fast on a free machine, five times as fast on a busy one. Read by OpenMP when
-# torch is imported.
+# Threads of torch that wait for each other sleep instead of spinning: as fast on a free machine, five times as fast on a busy one. OpenMP reads it
+# when torch is imported.
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 
 

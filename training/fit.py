@@ -48,7 +48,7 @@ def train(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Pat
     """
     device = _device(params.device)
     precision = _precision(params.precision, device)
-    plan = _plan(params, classes, dataset, raw, work, device, precision, progress)
+    plan = make_plan(params, classes, dataset, raw, work, device, precision, progress)
     state = read_state(Path(plan.state), plan.fingerprint)
     if state is None:
         shutil.rmtree(plan.run, ignore_errors=True)
@@ -64,7 +64,15 @@ def train(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Pat
     return Training(state, model_bytes(network, state.best, contract, Path(params.model).name), metrics)
 
 
-def _plan(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Path, work: Path, device: str, precision: str, progress: bool) -> Plan:
+def make_plan(
+    params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Path, work: Path, device: str, precision: str, progress: bool
+) -> Plan:
+    """The plan of a training on a settled device and precision.
+
+    Raises:
+        DataError: nothing labeled to train or to validate on.
+        ParamsError: an unknown model or augmentation.
+    """
     splits = {name: dataset / f"{name}.jsonl" for name in ("train", "val")}
     for path in splits.values():
         if not read_samples(path):

@@ -45,8 +45,12 @@ def write_state(path: Path, state: TrainState) -> None:
     torch.save(fields, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(buffer.getbuffer())
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(buffer.getbuffer())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk must not stay full for our sake
+        raise
 
 
 def read_state(path: Path, fingerprint: str) -> TrainState | None:

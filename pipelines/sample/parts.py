@@ -67,12 +67,12 @@ def product(rng: np.random.Generator, kind: str, small: bool, px_per_mm: float) 
         if rng.random() < 0.10:
             mesh = mesh.posed(rotation_y(np.pi / 2) @ rotation_z(np.pi / 6), 0, 0, 0)
         return _at_rest(kind, mesh, (material,))
-    thread = max(4, min(thread, 10))
-    length = thread * float(rng.uniform(2.2, 3.8))
-    socket = bool(rng.random() < 0.3)
+    thread = min(thread, 8)
+    length = thread * float(rng.uniform(2.0, 3.0))
+    socket = bool(rng.random() < 0.2)
     drawn = min(1.0, 0.16 * thread * px_per_mm / 3.0)
     mesh = bolt(thread, length, 24, drawn, socket)
-    if rng.random() < 0.12:
+    if rng.random() < 0.06:
         return _at_rest(kind, mesh, (material,))
     head = 0.75 if socket else 0.8
     sink = np.arctan2((head - 0.5) * thread, length)

@@ -14,8 +14,9 @@ CAMERAS = ("cam1", "cam2", "cam3")
 DAYS = tuple(datetime(2025, 3, day, tzinfo=UTC) for day in (10, 11, 12))
 DAY_HOURS, NIGHT_HOURS = (6.0, 21.0), (1.5, 4.5)
 NIGHT = DAYS[1]
-DARK_SHARE, EMPTY_SHARE = 0.11, 0.045  # of the bursts
-BOLT_SHARE, NUT_SHARE, SMALL_SHARE = 0.095, 0.50, 0.18  # of the parts
+DARK_SHARE, EMPTY_SHARE = 0.14, 0.045  # of the bursts
+BOLT_SHARE, NUT_SHARE, SMALL_SHARE = 0.115, 0.48, 0.17  # of the parts
+LENGTHS = (0.45, 0.35, 0.20)  # of the bursts have 2, 3, 4 frames
 PARTS = (4, 11)  # in view of a burst: from, below
 ACROSS_SHARE = 0.30  # of the bursts: a cable or tool lies over parts
 
@@ -73,7 +74,7 @@ def _lengths(frames: int, rng: np.random.Generator) -> list[int]:
     lengths: list[int] = []
     left = frames
     while left > 0:
-        length = min(left, int(rng.integers(2, 5)))
+        length = min(left, int(rng.choice((2, 3, 4), p=LENGTHS)))
         if left - length == 1:
             length += 1 if length == 2 else -1
         lengths.append(length)
