@@ -30,7 +30,7 @@ class EngineRecord:
 
 
 def engines_document(entries: Mapping[str, Mapping[str, Any]], contract: ModelContract) -> dict[str, Any]:
-    """The JSON object of `engines.json`; `entries` by precision, as `export.engine_from_onnx` makes them."""
+    """The JSON object of `engines.json`; `entries` by precision, as `export.convert.engine_from_onnx` makes them."""
     return {"contract": contract.to_json(), "engines": {name: dict(entry) for name, entry in entries.items()}}
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from export.benchmark import figures, measure
-from export.detect import Detector
+from export.check.benchmark import figures, measure
+from export.check.timing import Job, Loaded, Worker
 from export.runners import open_runner
-from export.timing import Job, Loaded, Worker
+from export.runners.detect import Detector
 from pipelines.core.errors import DataError, DetloopError, MissingPartError
 from tests.tiny_detector import NMS, make_project, model_bytes
 

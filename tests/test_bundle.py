@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from export.bundle import detections_from_json, detections_to_json, load_bundle, open_artifact
-from export.draw import PALETTE_BGR, draw_detections
+from export.bundle.draw import PALETTE_BGR, draw_detections
+from export.bundle.reader import detections_from_json, detections_to_json, load_bundle, open_artifact
 from pipelines.cli import main
 from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
 from pipelines.core.io import sha256_file

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from export.engine_from_onnx import Toolchain, engine_from_onnx, toolchain
+from export.convert.engine_from_onnx import Toolchain, engine_from_onnx, toolchain
+from export.convert.onnx_from_torch import onnx_from_torch
 from export.engine_records import engine_record, engines_document
-from export.onnx_from_torch import onnx_from_torch
 from export.runners import open_runner
 from export.runners.cuda import gpu_names
 from export.runners.tensorrt_library import installed_libraries, load_library
@@ -70,7 +70,7 @@ def test_record_says_what_was_built(onnx_folder: Path, built: Path) -> None:
 
 @CAN_BUILD
 def test_same_onnx_same_engine_from_another_clone(onnx_folder: Path, built: Path, tmp_path: Path) -> None:
-    """The builder's own bytes change with each process; see `export.engine_child`."""
+    """The builder's own bytes change with each process; see `export.convert.engine_child`."""
     clone = tmp_path / "a clone under a longer path"
     for part in ("export", "pipelines"):
         shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 
-from export.onnx_from_torch import onnx_from_torch
-from export.onnx_model import decode_nodes, head_nodes, metadata_of, read_onnx, tail_nodes
+from export.convert.onnx_from_torch import onnx_from_torch
+from export.convert.onnx_model import decode_nodes, head_nodes, metadata_of, read_onnx, tail_nodes
 from export.runners import open_runner
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.calibration import calibration_batches, choose_calibration, require_train_only
-from export.fp16_from_onnx import fp16_from_onnx
-from export.int8_from_onnx import int8_from_onnx
+from export.convert.calibration import calibration_batches, choose_calibration, require_train_only
+from export.convert.fp16_from_onnx import fp16_from_onnx
+from export.convert.int8_from_onnx import int8_from_onnx
+from export.convert.onnx_from_torch import onnx_from_torch
+from export.convert.onnx_model import decode_nodes, metadata_of, tail_nodes
 from export.metadata import calibration_record, metadata_from_contract
-from export.onnx_from_torch import onnx_from_torch
-from export.onnx_model import decode_nodes, metadata_of, tail_nodes
 from export.runners import open_runner
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, LeakError

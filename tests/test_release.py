@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from export.bundle_writer import golden_samples
-from export.gate import ArtifactNow, Limits, decide
+from export.bundle.gate import ArtifactNow, Limits, decide
+from export.bundle.writer import golden_samples
 from export.stages import release, verify
 from pipelines.core.io import sha256_file
 from pipelines.core.types import Box, Sample

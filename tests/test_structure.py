@@ -35,10 +35,10 @@ OWNERS = {
     "albumentations": ("training.augment",),
     "dvclive": ("training.",),
     "hotcoco": ("pipelines.evaluation.coco",),
-    "onnxruntime": ("export.runners.onnxruntime", "export.fp16_from_onnx", "export.int8_from_onnx"),
+    "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx"),
     "openvino": ("export.runners.openvino",),
-    "tensorrt": ("export.engine_child", "export.runners.tensorrt"),
-    "tensorrt_rtx": ("export.engine_child", "export.runners.tensorrt"),
+    "tensorrt": ("export.convert.engine_child", "export.runners.tensorrt"),
+    "tensorrt_rtx": ("export.convert.engine_child", "export.runners.tensorrt"),
 }
 # ultralytics reads its settings from the environment when it is imported, so they must be set before that line.
 AT_IMPORT = {"quiet_ultralytics"}
@@ -61,7 +61,7 @@ FILES = module_files()
 
 @cache
 def imports_of(module: str, at_import_only: bool = False) -> frozenset[str]:
-    """Modules that `module` names in import statements; with `at_import_only` those inside functions and TYPE_CHECKING blocks are left out."""
+    """Modules that `module` imports or runs by name (`python -m`); with `at_import_only` those inside functions and TYPE_CHECKING blocks are left out."""
     tree = ast.parse(FILES[module].read_text())
     found: set[str] = set()
 
@@ -70,6 +70,8 @@ def imports_of(module: str, at_import_only: bool = False) -> frozenset[str]:
             return
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and at_import_only:
             return
+        if isinstance(node, ast.Constant) and node.value in FILES and node.value != module and not at_import_only:
+            found.add(node.value)
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.detect import above, model_input, read_thresholds
-from export.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.check.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.runners.detect import above, model_input, read_thresholds
 from export.stages.verify import work
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError
 from pipelines.core.types import Detections

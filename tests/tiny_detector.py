@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.detect import NmsValues, detect
 from export.metadata import PRECISION_KEY, metadata_from_contract
 from export.runners import open_runner
+from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import ModelContract
 from pipelines.core.images import letterbox_for, read_image
 from pipelines.core.io import sha256_bytes

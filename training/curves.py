@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dvclive import Live
+
+from pipelines.core.io import new_folder
 
 
 def write_curves(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -16,19 +16,10 @@ def write_curves(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     Built beside `folder` and moved at the end. The same history gives the same bytes, however often the training that made it was interrupted;
     neither experiments nor git are touched.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        live = Live(str(temporary), report=None, save_dvc_exp=False, dvcyaml=False)
+    with new_folder(folder) as new:
+        live = Live(str(new), report=None, save_dvc_exp=False, dvcyaml=False)
         for step, metrics in enumerate(history):
             live.step = step
             for name, value in metrics.items():
                 live.log_metric(name, value, timestamp=False)
         live.make_summary()
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -6,7 +6,8 @@ Differences from ultralytics, and why:
 - after every epoch the whole state is written in full precision (ultralytics keeps a half-precision average and loses generators and gradients);
 - on a CPU: all threads (ultralytics takes one less than there are), channels-last weights, and bf16 autocast where plan.precision says so;
 - the loss is computed in float32 also under autocast: in bf16 a box at cell 40 can only stand on eighths of a cell;
-- validation letterboxes to the square that the deployed model sees, and uses the head that will be deployed;
+- validation letterboxes to the square that the deployed model sees, and uses the head that will be deployed; with bf16 all layers but that head
+  run in it;
 - a loss that is not a number, or a GPU without memory left, stops the training with a message, instead of going on with other settings.
 
 Training on several GPUs goes through ultralytics' own launcher, which imports this class by its name in each process.
@@ -18,6 +19,7 @@ import random
 import sys
 import time
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,14 @@ class Trainer(DetectionTrainer):  # type: ignore[misc]  # ultralytics has no typ
             torch.set_num_threads(self.plan.threads)
             self.model = self.model.to(memory_format=torch.channels_last)
 
+    def build_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """ultralytics' optimizer; Adam and AdamW in one kernel, which ultralytics only asks for on a GPU."""
+        optimizer: torch.optim.Optimizer = super().build_optimizer(*args, **kwargs)
+        for group in optimizer.param_groups:
+            if "fused" in group and self.device.type == "cpu":
+                group["fused"] = True
+        return optimizer
+
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """As ultralytics, in the network's layout."""
         batch = super().preprocess_batch(batch)
@@ -117,6 +127,8 @@ class Trainer(DetectionTrainer):  # type: ignore[misc]  # ultralytics has no typ
         self.scaler = torch.amp.GradScaler("cuda", enabled=cuda and self.plan.precision == "amp")
         network = unwrap_model(self.model)
         network.criterion = Float32Loss(network.init_criterion())
+        if self.plan.precision == "bf16" and not cuda:
+            self.ema.ema._predict_once = partial(_predict_in_bf16, self.ema.ema)  # what the validator calls
         # ultralytics forgets gradients that wait for their step when it resumes. So it is made to ask for a step after every batch, and
         # optimizer_step, whose counters are part of the state, decides.
         self.nominal_accumulate: int = self.accumulate
@@ -209,6 +221,20 @@ class Validator(DetectionValidator):  # type: ignore[misc]
         if self.device.type == "cpu":
             batch["img"] = batch["img"].to(memory_format=torch.channels_last)
         return batch
+
+
+def _predict_in_bf16(network: Any, images: torch.Tensor, *_: Any) -> Any:
+    """DetectionModel._predict_once with autocast, but the head in float32: it decodes boxes, which bf16 would round to whole pixels."""
+    outputs: list[Any] = []
+    x: Any = images
+    for layer in network.model:
+        if layer.f != -1:  # takes earlier layers' outputs
+            x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
+        head = layer is network.model[-1]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not head):
+            x = layer(_as_float32(x) if head else x)
+        outputs.append(x if layer.i in network.save else None)
+    return x
 
 
 def _begin_epoch(trainer: Trainer) -> None:

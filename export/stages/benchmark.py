@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from export.artifacts import Artifact, list_artifacts
-from export.benchmark import cpu_name, measure
-from export.detect import NmsValues
+from export.check.benchmark import cpu_name, measure
+from export.check.timing import Job
 from export.runners import open_runner
+from export.runners.detect import NmsValues
 from export.stages.torch_opener import open_torch
-from export.timing import Job
 from pipelines.core.cli import stage_main
 from pipelines.core.errors import DataError
 from pipelines.core.io import require_file, write_metrics

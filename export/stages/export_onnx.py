@@ -13,7 +13,7 @@ def work(args: argparse.Namespace) -> None:
     """Load, trace, check, write."""
     params = load_params(args.params)
     require_file(args.model, "run `dvc repro train`")
-    from export.onnx_from_torch import onnx_from_torch  # imported here: torch is slow, and a missing file should be said at once
+    from export.convert.onnx_from_torch import onnx_from_torch  # imported here: torch is slow, and a missing file should be said at once
     from training.checkpoint import load_detector
 
     module, contract = load_detector(args.model, params.class_names)

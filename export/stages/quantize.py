@@ -23,20 +23,20 @@ def work(args: argparse.Namespace) -> None:
     params = load_params(args.params)
     if args.precision not in PRECISIONS:
         raise ParamsError(f"--precision {args.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+    from export.convert.onnx_model import metadata_of, read_onnx
     from export.metadata import calibration_record, contract_from_metadata
-    from export.onnx_model import metadata_of, read_onnx
 
     model = read_onnx(args.onnx)
     contract = contract_from_metadata(metadata_of(model), str(args.onnx))
     contract.require_classes(params.class_names, str(args.onnx))
     if args.precision == "fp16":
-        from export.fp16_from_onnx import fp16_from_onnx
+        from export.convert.fp16_from_onnx import fp16_from_onnx
 
         content = fp16_from_onnx(model)
         note = ""
     else:
-        from export.calibration import calibration_batches, choose_calibration, require_train_only
-        from export.int8_from_onnx import int8_from_onnx
+        from export.convert.calibration import calibration_batches, choose_calibration, require_train_only
+        from export.convert.int8_from_onnx import int8_from_onnx
 
         train = read_samples(args.dataset / "train.jsonl")
         held_out = [sample.image_id for split in ("val", "test") for sample in read_samples(args.dataset / f"{split}.jsonl")]

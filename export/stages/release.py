@@ -7,10 +7,10 @@ import os
 from typing import Any
 
 from export.artifacts import Artifact, list_artifacts
-from export.bundle_writer import Release, golden_samples, rejected_files, released_files
-from export.detect import NmsValues, read_thresholds
-from export.gate import ArtifactNow, Decision, Limits, decide
+from export.bundle.gate import ArtifactNow, Decision, Limits, decide
+from export.bundle.writer import Release, golden_samples, rejected_files, released_files
 from export.runners import open_runner
+from export.runners.detect import NmsValues, read_thresholds
 from pipelines.core.cli import stage_main
 from pipelines.core.errors import DataError
 from pipelines.core.io import read_json, write_folder, write_metrics

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifacts import Artifact, list_artifacts
-from export.detect import NmsValues, read_thresholds
-from export.parity import COUNTS, Parity, compare, judge, relative_drop, total
-from export.verification import attempt
+from export.check.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.check.verification import attempt
+from export.runners.detect import NmsValues, read_thresholds
 from pipelines.core.cli import stage_main
 from pipelines.core.contract import class_hash
 from pipelines.core.errors import DataError

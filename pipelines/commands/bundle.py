@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from export.bundle import load_bundle
-from export.golden import self_test
+from export.bundle.golden import self_test
+from export.bundle.reader import load_bundle
 from pipelines.core.errors import GateError, MissingPartError
 
 WORDS = {"pass": "ok", "fail": "FAILED", "not_run": "not run"}

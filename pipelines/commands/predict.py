@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
-from export.draw import draw_detections, encode_jpeg
+from export.bundle.draw import draw_detections, encode_jpeg
+from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
 from pipelines.core.cli import EXIT_USER_ERROR
 from pipelines.core.errors import DataError, MissingInputError

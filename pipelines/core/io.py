@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +65,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of files (name relative to it, content) as `.NAME.tmp` beside `path`, then rename; an older one is replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder `.NAME.tmp/new` beside `path` to fill; renamed to `path` when the block ends well, where an older folder is replaced whole."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         new = temporary / "new"
         new.mkdir(parents=True)
-        for name, content in files.items():
-            write_bytes(new / name, content)
+        yield new
         if path.exists():
             path.rename(temporary / "old")
         new.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files (name relative to it, content) as `new_folder` does."""
+    with new_folder(path) as new:
+        for name, content in files.items():
+            write_bytes(new / name, content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
-from pathlib import Path
 
 from pipelines.core.cli import stage_main
-from pipelines.core.io import require_file, require_folder
+from pipelines.core.io import new_folder, require_file, require_folder
 from pipelines.core.params import load_params
 from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import SPLITS
@@ -25,21 +22,10 @@ def work(args: argparse.Namespace) -> None:
     quiet_ultralytics()
     from training.predictor import TorchRunner, predict_samples  # imported here: torch and ultralytics are slow, and read the environment set above
 
-    args.predictions.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=args.predictions.parent, prefix=f".{args.predictions.name}."))
-    try:
-        with TorchRunner(args.model, params.class_names) as runner:
-            for split, samples in splits.items():
-                write_detections(
-                    temporary / f"{split}.parquet", predict_samples(runner, samples, args.raw, params.predict, split), params.class_names
-                )
-        temporary.chmod(0o755)
-        if args.predictions.exists():
-            shutil.rmtree(args.predictions)
-        temporary.rename(args.predictions)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with TorchRunner(args.model, params.class_names) as runner, new_folder(args.predictions) as folder:
+        for split, samples in splits.items():
+            detections = predict_samples(runner, samples, args.raw, params.predict, split)
+            write_detections(folder / f"{split}.parquet", detections, params.class_names)
     print("predicted on " + ", ".join(f"{len(samples)} {split}" for split, samples in splits.items()) + " images")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from export.parity import Status
+from export.check.parity import Status
 
 Verdict = Literal["released", "rejected"]
 ArtifactStatus = Literal["ships", "fails", "not_run"]

@@ -1,6 +1,6 @@
 """The bundle's self-test: are the files those that passed, and does this machine find what the releasing machine found?
 
-Golden images travel with their expected network input and, for each artifact, the expected detections. Needs what `export.bundle` needs.
+Golden images travel with their expected network input and, for each artifact, the expected detections. Needs what `export.bundle.reader` needs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, detections_from_json, open_artifact
-from export.detect import detect, model_input
-from export.parity import Status, compare, total
+from export.bundle.reader import Bundle, detections_from_json, open_artifact
+from export.check.parity import Status, compare, total
+from export.runners.detect import detect, model_input
 from pipelines.core.errors import DataError, DetloopError, MissingPartError
 from pipelines.core.images import read_image
 from pipelines.core.io import read_json

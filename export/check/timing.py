@@ -1,6 +1,6 @@
 """A worker process that times one runner, and the parent's handle on it.
 
-    python -m export.timing FD        the worker; the parent starts it
+    python -m export.check.timing FD        the worker; the parent starts it
 
 Every runner has its own process, so that load time, peak memory and thread pools are its own. The two sides talk through a pipe, a call and its
 answer at a time. The parent never waits without a limit, and always ends its workers.
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from export.detect import Detector, NmsValues, model_input, read_output
+from export.runners.detect import Detector, NmsValues, model_input, read_output
 from pipelines.core.errors import DataError, DetloopError, MissingPartError
 from pipelines.core.images import read_image
 
@@ -70,7 +70,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         # not multiprocessing's own start: that would import the parent's main module, and count its memory as the runner's
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.timing", str(child.fileno())],
+            [sys.executable, "-m", "export.check.timing", str(child.fileno())],
             pass_fds=[child.fileno()],
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
@@ -180,6 +180,6 @@ def _time_one(runner: Detector, path: Path, nms: NmsValues) -> tuple[float, floa
 
 
 if __name__ == "__main__":
-    import export.timing as module  # pickled classes must be those of the importable module, not of __main__
+    import export.check.timing as module  # pickled classes must be those of the importable module, not of __main__
 
     module.serve(Connection(int(sys.argv[1])))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from export.timing import Job, Loaded, Turn, Worker
+from export.check.timing import Job, Loaded, Turn, Worker
 from pipelines.core.errors import DataError, MissingPartError
 from pipelines.core.images import read_image
 

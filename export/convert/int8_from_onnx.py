@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from export.convert.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes, tail_nodes
 from export.metadata import CALIBRATION_KEY, PRECISION_KEY
-from export.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes, tail_nodes
 from pipelines.core.errors import MissingPartError
 
 INT8 = "int8"

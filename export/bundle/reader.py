@@ -1,6 +1,6 @@
 """Reading a released bundle: a folder that holds all that a user of the model needs. Refuses one that was rejected, changed or does not fit together.
 
-Needs numpy, OpenCV and one runtime; nothing else may be imported here or below. `export.bundle_writer` writes bundles, `export.golden` tests them.
+Needs numpy, OpenCV and one runtime; nothing else may be imported here or below.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.detect import NmsValues, above, detect, thresholds_by_index
 from export.runners import Runner, open_runner
+from export.runners.detect import NmsValues, above, detect, thresholds_by_index
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
 from pipelines.core.images import Image

@@ -10,8 +10,8 @@ import heapq
 import onnx
 from onnx import TensorProto, helper
 
+from export.convert.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes
 from export.metadata import PRECISION_KEY
-from export.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes
 from pipelines.core.errors import MissingPartError
 
 FP16 = "fp16"

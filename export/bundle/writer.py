@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifacts import Artifact
-from export.bundle import BUNDLE_FILE, FORMAT, detections_to_json
-from export.detect import NmsValues, above, detect, model_input
+from export.bundle.gate import Decision
+from export.bundle.golden import EXPECTED_MARGIN
+from export.bundle.reader import BUNDLE_FILE, FORMAT, detections_to_json
 from export.engine_records import ENGINES_FILE
-from export.gate import Decision
-from export.golden import EXPECTED_MARGIN
 from export.runners import open_runner
+from export.runners.detect import NmsValues, above, detect, model_input
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError
 from pipelines.core.images import Image, decode_image

@@ -20,7 +20,7 @@ from pipelines.core.io import sha256_bytes
 
 MAX_BATCH = 8  # the largest batch of the engine's one profile; it is tuned for 1
 PORTABLE_TARGET = "any GPU that TensorRT-RTX supports (finished on the device)"
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def toolchain() -> Toolchain:
 def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain) -> tuple[dict[str, Any], bytes | None]:
     """The entry for `engines.json` and the engine's bytes; None with the reason in the entry when it could not be built.
 
-    `reproducible` says whether the process could be laid out so that the same ONNX gives the same bytes (see `export.engine_child`).
+    `reproducible` says whether the process could be laid out so that the same ONNX gives the same bytes (see `export.convert.engine_child`).
     """
     source = {"onnx_sha256": sha256_bytes(onnx)}
     if tools.library is None:
         reason = "neither tensorrt nor tensorrt_rtx can be imported here: pip install tensorrt-rtx on x86-64 Linux"
         return {**source, "status": NOT_BUILT, "reason": reason}, None
-    command = [sys.executable, "-m", "export.engine_child", tools.library, str(MAX_BATCH)]
+    command = [sys.executable, "-m", "export.convert.engine_child", tools.library, str(MAX_BATCH)]
     finished = subprocess.run(command, input=onnx, capture_output=True, check=False, cwd=_ROOT)
     header_line, _, engine = finished.stdout.partition(b"\n")
     if finished.returncode != 0 or not header_line:

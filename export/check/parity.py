@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.detect import above
+from export.runners.detect import above
 from pipelines.core.boxes import iou_matrix
 from pipelines.core.types import Detections
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from export.artifacts import Artifact
-from export.detect import NmsValues, detect
+from export.check.parity import Status
 from export.engine_records import BUILT_NOT_RUN
-from export.parity import Status
 from export.runners import open_runner
+from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import class_hash
 from pipelines.core.errors import DataError, MissingPartError
 from pipelines.core.images import read_image

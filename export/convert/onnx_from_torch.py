@@ -15,8 +15,8 @@ import onnxslim
 import torch
 from torch import nn
 
+from export.convert.onnx_model import BATCH_AXIS, finished_bytes
 from export.metadata import metadata_from_contract
-from export.onnx_model import BATCH_AXIS, finished_bytes
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError
 
