@@ -70,7 +70,7 @@ def imports_of(module: str, at_import_only: bool = False) -> frozenset[str]:
             return
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and at_import_only:
             return
-        if isinstance(node, ast.Constant) and node.value in FILES and node.value != module and not at_import_only:
+        if isinstance(node, ast.Constant) and node.value in FILES and "." in str(node.value) and node.value != module and not at_import_only:
             found.add(node.value)
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
