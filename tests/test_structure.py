@@ -61,7 +61,7 @@ FILES = module_files()
 
 @cache
 def imports_of(module: str, at_import_only: bool = False) -> frozenset[str]:
-    """Modules that `module` imports or runs by name (`python -m`); with `at_import_only` those inside functions and TYPE_CHECKING blocks are left out."""
+    """Modules that `module` imports or runs by name (`python -m`); with `at_import_only` not inside functions and TYPE_CHECKING blocks."""
     tree = ast.parse(FILES[module].read_text())
     found: set[str] = set()
 
