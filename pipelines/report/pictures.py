@@ -1,16 +1,18 @@
-"""Pictures for the page: small JPEGs as data URIs. Owner of Pillow in the report; imported only when a report is made."""
+"""Pictures for the page: small JPEGs as data URIs."""
 
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import cv2
+import numpy as np
 
-from pipelines.core.errors import DataError, MissingInputError
+from pipelines.core.errors import MissingInputError
+from pipelines.core.images import decode_image
 
 JPEG_QUALITY = 80
+JPEG_START = b"\xff\xd8"
 
 
 def small_jpeg(path: Path, max_side_px: int, keep_below_bytes: int = 0) -> bytes:
@@ -26,18 +28,16 @@ def small_jpeg(path: Path, max_side_px: int, keep_below_bytes: int = 0) -> bytes
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise MissingInputError(f"image {path} is missing: run `dvc repro`") from error
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.format == "JPEG" and len(content) <= keep_below_bytes and max(image.size) <= max_side_px:
-                return content
-            image.draft("RGB", (max_side_px, max_side_px))  # lets libjpeg decode at a half or a quarter
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is not a readable image ({error}): restore it, or run `dvc repro`") from error
-    upright.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return buffer.getvalue()
+    image = decode_image(content, str(path))
+    height, width = image.shape[:2]
+    scale = max_side_px / max(width, height)
+    if content.startswith(JPEG_START) and len(content) <= keep_below_bytes and scale >= 1:
+        return content
+    if scale < 1:
+        smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
+    return jpeg.tobytes()
 
 
 def data_uri(jpeg: bytes) -> str:
