@@ -110,7 +110,7 @@ def test_the_queue_is_made_once(round_one: Workspace) -> None:
     assert first.status == 0, first.stderr
     rows = [json.loads(line) for line in (round_one.folder / "data/queue/round-001.jsonl").read_text().splitlines()]
     assert rows
-    assert all(row["reason"] and row["action"] for row in rows)
+    assert all(row["reasons"] and row["actions"] for row in rows)
     assert len({row["image_id"] for row in rows}) == len(rows)
 
 
