@@ -33,6 +33,7 @@ from pipelines.core.types import Box, Sample  # noqa: E402
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
 RESULT = ROOT / "benchmarks" / "results" / "train_overhead.json"
 CLASSES = ("RBC", "WBC", "Platelets")
+CLEAN = dict(os.environ)  # what each process starts with: importing ultralytics here, to measure AP, would change it (OMP_NUM_THREADS)
 
 
 def read_split(split: str) -> list[tuple[str, int, int, list[Box]]]:
@@ -89,14 +90,14 @@ def stage(folder: Path, out: Path, settings: dict[str, Any]) -> tuple[float, Pat
     options = {"params": out / "params.yaml", "dataset": folder / "dataset", "raw": folder / "raw", "work": out / "work"}
     options |= {"model": out / "model.pt", "curves": out / "curves", "metrics": out / "train.json"}
     command = [sys.executable, "-m", "training.stages.train", *(str(part) for name, path in options.items() for part in (f"--{name}", path))]
-    return seconds(command, dict(os.environ)), out / "model.pt"
+    return seconds(command, CLEAN), out / "model.pt"
 
 
 def direct(folder: Path, out: Path, settings: dict[str, Any], tuned: bool) -> tuple[float, Path]:
     """Run ultralytics in a process of its own (see `direct_process`); its wall-clock seconds and its best model."""
     config = out / "config" / "Ultralytics"
     config.mkdir(parents=True)
-    environment = {**os.environ, "YOLO_CONFIG_DIR": str(config.parent), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    environment = {**CLEAN, "YOLO_CONFIG_DIR": str(config.parent), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
     job = {"data": str(folder / "yolo.yaml"), "out": str(out), "settings": settings, "tuned": tuned}
     return seconds([sys.executable, __file__, "--job", json.dumps(job)], environment), out / "run" / "weights" / "best.pt"
 

@@ -142,6 +142,21 @@ def test_a_model_file_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def torchvision_nms(boxes: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
+    import torchvision
+
+    kept: np.ndarray = torchvision.ops.nms(torch.from_numpy(boxes), torch.from_numpy(score), threshold).numpy()
+    return kept
+
+
+@pytest.mark.parametrize("other", [(0, 0, 6, 6), (0, 0, 0, 0)], ids=["tie_at_the_threshold", "no_area"])
+def test_nms_equals_torchvision_where_rounding_decides(other: tuple[int, ...]) -> None:
+    """6x6 in 20x6 has IoU 36/120, in float32 a little above 0.3."""
+    for first in ((0, 0, 20, 6), other):
+        boxes, score = np.array([first, other], np.float32), np.array([1, 0.5], np.float32)
+        np.testing.assert_array_equal(nms(boxes, score, 0.3), torchvision_nms(boxes, score, 0.3))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     corners=hnp.arrays(np.float32, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(0, 60)),
@@ -149,14 +164,11 @@ def test_a_model_file_is_not_executed(tmp_path: Path) -> None:
     threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
 )
 def test_nms_equals_torchvision(corners: np.ndarray, sides: st.DataObject, threshold: float) -> None:
-    import torchvision
-
     count = len(corners)
     extents = sides.draw(hnp.arrays(np.float32, (count, 2), elements=st.integers(1, 30)))
     score = sides.draw(hnp.arrays(np.float32, count, elements=st.floats(0, 1, width=32), unique=True))
     boxes = np.concatenate([corners, corners + extents], axis=1).astype(np.float32)
-    expected = torchvision.ops.nms(torch.from_numpy(boxes), torch.from_numpy(score), threshold).numpy()
-    np.testing.assert_array_equal(nms(boxes, score, threshold), expected)
+    np.testing.assert_array_equal(nms(boxes, score, threshold), torchvision_nms(boxes, score, threshold))
 
 
 @settings(max_examples=100, deadline=None)

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 # ultralytics.utils.SettingsManager reads this file when it is imported; keys that it lacks get their defaults.
 SETTINGS_VERSION = "0.0.8"
 SETTINGS_FILE = Path("Ultralytics", "settings.json")
@@ -37,6 +39,7 @@ def quiet_ultralytics(folder: Path | None = None) -> None:
     """
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault(*WAIT_POLICY)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))  # else ultralytics sets 1 at import, for itself and for every child process
     inherited = os.environ.get(INHERITED)  # a process of a training on several GPUs takes its parent's folder
     if "ultralytics" in sys.modules or (inherited and Path(inherited, SETTINGS_FILE).is_file()):
         return
@@ -50,6 +53,12 @@ def quiet_ultralytics(folder: Path | None = None) -> None:
     keys = {"settings_version": SETTINGS_VERSION, "uuid": "", "api_key": "", "openai_api_key": "", **places, **switched_off}
     settings.write_text(json.dumps(keys))
     os.environ["YOLO_CONFIG_DIR"] = os.environ[INHERITED] = str(folder.resolve())
+
+
+def _cores() -> int:
+    """CPU cores that this process may use, hyper-threads not counted, as torch counts by default."""
+    physical = psutil.cpu_count(logical=False) or 1
+    return max(1, min(physical, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical))
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -31,7 +31,9 @@ def nms(xyxy: NDArray[np.float32], score: NDArray[np.float32], iou_threshold: fl
         height = np.maximum(np.minimum(y2[position], y2[rest]) - np.maximum(y1[position], y1[rest]), 0)
         intersection = width * height
         union = areas[position] + areas[rest] - intersection
-        alive[rest] &= ~(intersection > iou_threshold * union)
+        with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 is not above any threshold
+            # as torchvision does it: divided in float32, compared in float64, which decides ties such as 36 / 120 against 0.3
+            alive[rest] &= ~((intersection / union).astype(np.float64) > iou_threshold)
     return order[np.array(keep, dtype=np.int64)]
 
 
