@@ -77,6 +77,11 @@ def test_killed_in_every_stage_it_completes_with_the_same_bytes(round_one: Works
     assert set(ours) == set(theirs)
     differing = [name for name in ours if name not in TIMED | ENGINES_DIFFER and ours[name] != theirs[name]]
     assert not differing
+    engines = [
+        {path: digest for path, digest in w.hashes("data/engines").items() if path.endswith(("fp32.engine", "fp16.engine"))}
+        for w in (round_one, workspace)
+    ]
+    assert engines[0] == engines[1]
     assert round_one.hashes("data/raw") == workspace.hashes("data/raw")
     assert not list(workspace.folder.glob("data/**/*.tmp")), "no half-written file is left"
 
