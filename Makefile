@@ -24,7 +24,7 @@ repro: setup  ## sample (when the inbox is empty), then the whole round
 	@$(ENV) detloop report
 
 test: setup
-	@$(ENV) python -m pytest -n 2 --dist loadgroup
+	@$(ENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	@$(ENV) ruff format --check --quiet .

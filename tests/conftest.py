@@ -15,6 +15,11 @@ settings.register_profile("detloop", deadline=None)
 settings.load_profile("detloop")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first: a worker takes whole files in this order, and the short ones fill the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder `shared` beside the checkout: real data and oracles. In CI its absence is a failure, elsewhere a skip."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.workspace import ENGINES_DIFFER, TIMED, Repro, Workspace, new_workspace, stage_commands
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 KILL_SEED = 20261124
 
