@@ -81,6 +81,8 @@ def test_a_folder_as_real_ones_are(tmp_path: Path, inbox: Path) -> None:
     group = kept.filter(pl.col("near_group").is_not_null())
     assert set(group["origin"]) == {"cam1/3.jpg", "zoo/again.jpg"}
     assert set(group["near_group"]) == {min(group["image_id"])}
+    best = group.filter(pl.col("origin") == "cam1/3.jpg")["image_id"].item()  # same size, less compressed
+    assert dict(zip(group["origin"], group["near_duplicate_of"], strict=True)) == {"cam1/3.jpg": None, "zoo/again.jpg": best}
 
 
 def test_an_empty_inbox_says_what_to_run(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.collect.screening import REASON_EXACT_DUPLICATE, Screened, mark_e
 from pipelines.core.errors import MAX_LISTED
 from pipelines.core.tables import MANIFEST_SCHEMA
 
+_SIDES = (None, "train", "val", "test")  # the higher one is the better: test is frozen
 MAX_PAIRS_LISTED = 200  # near-duplicate pairs named in the metrics; the count is always whole
 
 
@@ -38,7 +39,8 @@ def build_collection(screened: Sequence[Screened], near_radius_bits: int, near_m
     root = components(len(kept), [(pair.a, pair.b) for pair in pairs])
     size = Counter(root)
     near_group = {item.image_id: kept[root[index]].image_id for index, item in enumerate(kept) if size[root[index]] > 1}
-    rows = [_row(item, twin, near_group.get(item.image_id) if item.reason is None and twin is None else None) for item, twin in marked]
+    best = {kept[first].image_id: _best([kept[index] for index in members]) for first, members in _clusters(root).items()}
+    rows = [_row(item, twin, near_group.get(item.image_id) if item.reason is None and twin is None else None, best) for item, twin in marked]
     origins = [item.file.origin for item in kept]
     named = [(min(origins[pair.a], origins[pair.b]), max(origins[pair.a], origins[pair.b]), pair) for pair in pairs]
     return Collection(pl.DataFrame(rows, schema=MANIFEST_SCHEMA), tuple(sorted(named, key=lambda entry: entry[:2])))
@@ -77,7 +79,27 @@ def collection_metrics(collection: Collection, inbox: Inbox) -> dict[str, Any]:
     }
 
 
-def _row(item: Screened, twin: str | None, near_group: str | None) -> dict[str, Any]:
+def _clusters(root: Sequence[int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for index, first in enumerate(root):
+        found.setdefault(first, []).append(index)
+    return found
+
+
+def _best(cluster: Sequence[Screened]) -> str | None:
+    """The image that stands for its near-duplicates: of the highest given split, then with the most pixels, the most bytes, the first by origin.
+
+    At equal size more bytes mean more detail or less compression; the sharpness of a reduced decode would take block edges for detail.
+    """
+
+    def rank(item: Screened) -> tuple[int, int, int, str]:
+        found = item.measurement
+        return (-_SIDES.index(item.file.given_split), -(found.width_px * found.height_px) if found else 0, -(item.bytes or 0), item.file.origin)
+
+    return min(cluster, key=rank).image_id
+
+
+def _row(item: Screened, twin: str | None, near_group: str | None, best: Mapping[str | None, str | None]) -> dict[str, Any]:
     reason = item.reason or (REASON_EXACT_DUPLICATE if twin else None)
     found = item.measurement
     return {
@@ -88,6 +110,7 @@ def _row(item: Screened, twin: str | None, near_group: str | None) -> dict[str, 
         "reason": reason,
         "duplicate_of": twin,
         "near_group": near_group,
+        "near_duplicate_of": best[near_group] if near_group is not None and best[near_group] != item.image_id else None,
         "bytes": item.bytes,
         "width_px": found.width_px if found else None,
         "height_px": found.height_px if found else None,
@@ -99,6 +122,9 @@ def _row(item: Screened, twin: str | None, near_group: str | None) -> dict[str, 
         "brightness": found.brightness if found else None,
         "contrast": found.contrast if found else None,
         "sharpness": found.sharpness if found else None,
+        "uri": None,
+        "predicted_classes": None,
+        "uncertainty": None,
     }
 
 

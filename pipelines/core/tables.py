@@ -25,6 +25,7 @@ MANIFEST_SCHEMA: dict[str, pl.DataType] = {
     "reason": pl.String(),  # why dropped, a word such as corrupt, not_an_image, exact_duplicate; null when kept
     "duplicate_of": pl.String(),  # image_id of the kept twin, for duplicates
     "near_group": pl.String(),  # smallest image_id of its near-duplicate cluster; null without a near-duplicate
+    "near_duplicate_of": pl.String(),  # image_id of the best image of that cluster; null for the best itself. All of a cluster stay kept
     "bytes": pl.Int64(),
     "width_px": pl.Int32(),
     "height_px": pl.Int32(),
@@ -36,6 +37,9 @@ MANIFEST_SCHEMA: dict[str, pl.DataType] = {
     "brightness": pl.Float64(),  # mean grey level, 0 to 255
     "contrast": pl.Float64(),  # standard deviation of the grey level
     "sharpness": pl.Float64(),  # variance of the Laplacian
+    "uri": pl.String(),  # where the bytes came from when not from the inbox: an address, an object key, a clip and the time in it
+    "predicted_classes": pl.List(pl.String()),  # what the champion saw, sorted; null when it did not look
+    "uncertainty": pl.Float64(),  # 0 to 1, how unsure the champion was; null when it did not look
 }
 
 # data/predictions/SPLIT.parquet: one row a detection, sorted by image_id, then score descending. An image without detections has no row.
