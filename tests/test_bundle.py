@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 
 from export.bundle.draw import PALETTE_BGR, draw_detections
-from export.bundle.reader import detections_from_json, detections_to_json, load_bundle, open_artifact
+from export.bundle.in_order import in_order
+from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact
 from pipelines.cli import main
 from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
+from pipelines.core.images import read_image
 from pipelines.core.io import sha256_file
 from pipelines.core.types import Detections
 from tests.conftest import ROOT
@@ -113,6 +117,55 @@ def test_wrong_arguments_are_one_line(released: Path, tmp_path: Path, arguments:
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_many_threads_give_what_one_gives_in_the_same_order(released: Path, tmp_path: Path) -> None:
+    """Pictures of several sizes, one of them broken, one much slower to decode than those after it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    golden = cv2.imread(str(released / "golden" / "00.png"))
+    assert golden is not None
+    for number in range(12):
+        scale = 40 if number == 3 else 1 + number % 4
+        cv2.imwrite(str(folder / f"{number:02d}.png"), cv2.resize(golden, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST))
+    (folder / "05.png").write_bytes(b"no image")
+    rows = {}
+    for threads in ("1", "4"):
+        target = tmp_path / f"{threads}.json"
+        assert main(["predict", "--bundle", str(released), str(folder), "--json", str(target), "--threads", threads]) == 2
+        rows[threads] = json.loads(target.read_text())["images"]
+    assert rows["1"] == rows["4"]
+    assert [Path(row["file"]).stem for row in rows["4"]] == [f"{number:02d}" for number in range(12)]
+    assert [len(row["detections"]) for row in rows["4"] if "error" not in row] == [4] * 11
+
+
+def test_a_batch_of_several_sizes_gives_what_single_images_give(released: Path) -> None:
+    bundle = load_bundle(released)
+    images = [cv2.resize(read_image(released / item.image), None, fx=scale, fy=1) for item, scale in zip(bundle.golden, (1, 2, 1.5, 3), strict=True)]
+    with open_artifact(bundle, "openvino_fp32", threads=1) as runner:
+        together = [detections_to_json(found, CLASSES) for found in detect_shown(runner, images, bundle)]
+        assert together == [detections_to_json(detect_shown(runner, [image], bundle)[0], CLASSES) for image in images]
+    assert sum(map(len, together)) > 4
+
+
+def test_work_in_order_is_lazy_and_raises_at_its_place() -> None:
+    begun: list[int] = []
+    release = [threading.Event() for _ in range(4)]
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item < 4:
+            assert release[item].wait(20)
+        if item == 6:
+            raise ValueError("six")
+        return item * 10
+
+    results = in_order(work, itertools.count(), workers=4)
+    threading.Thread(target=lambda: [event.set() for event in reversed(release)]).start()  # the first item ends last
+    assert [next(results) for _ in range(6)] == [0, 10, 20, 30, 40, 50]
+    assert max(begun) < 6 + 3 * 4  # an endless source is not run through
+    with pytest.raises(ValueError, match="six"):
+        next(results)
 
 
 def spoil_model(folder: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runners import Runner, open_runner
-from export.runners.detect import NmsValues, above, detect, thresholds_by_index
+from export.runners.detect import NmsValues, above, detect_batch, thresholds_by_index
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
 from pipelines.core.images import Image
@@ -119,8 +119,8 @@ def load_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def open_artifact(bundle: Bundle, name: str, *, threads: int) -> Runner:
-    """Open one artifact after checking its file.
+def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) -> Runner:
+    """Open one artifact after checking its file; `threads` and `streams` as `open_runner` takes them.
 
     Raises:
         MissingPartError: its runtime or device is not on this machine.
@@ -128,7 +128,7 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int) -> Runner:
         ClassContractError: the model in the file has other classes than the bundle.
     """
     artifact = bundle.artifacts[name]
-    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads)
+    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads, streams=streams)
     if runner.contract.class_hash != bundle.contract.class_hash:
         runner.close()
         raise ClassContractError(
@@ -140,7 +140,7 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int) -> Runner:
     return runner
 
 
-def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, say: Callable[[str], None]) -> tuple[str, Runner]:
+def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: int = 1, say: Callable[[str], None]) -> tuple[str, Runner]:
     """Open `wanted`, or else the fastest artifact whose runtime is here; `say` is told of each one passed over. Returns its name and the runner.
 
     Raises:
@@ -150,23 +150,23 @@ def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, say: Calla
     if wanted is not None:
         if wanted not in bundle.artifacts:
             raise ParamsError(f"bundle {bundle.folder} has no runner {wanted!r}: choose one of {', '.join(bundle.order)}")
-        return wanted, open_artifact(bundle, wanted, threads=threads)
+        return wanted, open_artifact(bundle, wanted, threads=threads, streams=streams)
     lacks = []
     for name in bundle.order:
         try:
-            return name, open_artifact(bundle, name, threads=threads)
+            return name, open_artifact(bundle, name, threads=threads, streams=streams)
         except MissingPartError as error:
             lacks.append(str(error))
             say(f"{name} cannot run here ({error}): the next one is taken")
     raise MissingPartError(f"none of the bundle's runners ({', '.join(bundle.order)}) can run here: {'; '.join(dict.fromkeys(lacks))}")
 
 
-def detect_shown(runner: Runner, image: Image, bundle: Bundle) -> Detections:
-    """What a user sees: the detections on a BGR image from each class's threshold up, best first."""
+def detect_shown(runner: Runner, images: Sequence[Image], bundle: Bundle) -> list[Detections]:
+    """What a user sees: the detections on each BGR image from each class's threshold up, best first."""
     # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap
     just_below = float(np.nextafter(np.float32(bundle.thresholds.min()), np.float32(0)))
     nms = replace(bundle.nms, score_floor=max(bundle.nms.score_floor, just_below))
-    return above(detect(runner, image, nms), bundle.thresholds)
+    return [above(found, bundle.thresholds) for found in detect_batch(runner, images, nms)]
 
 
 def detections_to_json(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:

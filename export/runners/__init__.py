@@ -13,8 +13,11 @@ RUNNER_KINDS = ("onnxruntime", "openvino", "tensorrt")
 __all__ = ["RUNNER_KINDS", "Runner", "open_runner"]
 
 
-def open_runner(kind: str, path: Path, *, threads: int) -> Runner:
-    """Load a model file (`.onnx` for onnxruntime and openvino, `.engine` with its `engines.json` for tensorrt); `threads` is for the CPU runtimes.
+def open_runner(kind: str, path: Path, *, threads: int, streams: int = 1) -> Runner:
+    """Load a model file (`.onnx` for onnxruntime and openvino, `.engine` with its `engines.json` for tensorrt).
+
+    For the CPU runtimes: `threads` is how many they compute with, `streams` how many images at the same time share them. One stream answers one
+    image soonest; as many streams as threads get through many images soonest.
 
     Raises:
         ParamsError: an unknown kind.
@@ -28,11 +31,11 @@ def open_runner(kind: str, path: Path, *, threads: int) -> Runner:
     if kind == "onnxruntime":
         from export.runners.onnxruntime import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, threads=threads)
+        return OnnxRuntimeRunner(path, threads=threads, streams=streams)
     if kind == "openvino":
         from export.runners.openvino import OpenVinoRunner
 
-        return OpenVinoRunner(path, threads=threads)
+        return OpenVinoRunner(path, threads=threads, streams=streams)
     from export.runners.tensorrt import TensorRtRunner
 
     return TensorRtRunner(path)

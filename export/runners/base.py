@@ -43,7 +43,7 @@ class Runner(ABC):
     max_batch: int | None = None
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw output for a float32 batch (N, 3, H, W), a new array.
+        """Raw output for a float32 batch (N, 3, H, W), a new array. May be called from several threads; more than the opener's `streams` wait.
 
         Raises:
             DataError: the batch's dtype or shape, or the model's output, is not what the contract says.

@@ -60,12 +60,16 @@ class CudaMemory:
 
     def __init__(self) -> None:
         self._library = _driver()
-        self._device, context = ctypes.c_int(0), ctypes.c_void_p()
+        self._device, self._context = ctypes.c_int(0), ctypes.c_void_p()
         self._pointers: list[int] = []
         if self._library.cuDeviceGet(ctypes.byref(self._device), 0) != 0:
             raise MissingPartError("no CUDA GPU can load the engine here (the driver finds no device): run it on a machine with one")
-        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), self._device), "cuDevicePrimaryCtxRetain")
-        self._check(self._library.cuCtxSetCurrent(context), "cuCtxSetCurrent")
+        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), self._device), "cuDevicePrimaryCtxRetain")
+        self.use_here()
+
+    def use_here(self) -> None:
+        """Make the context current for the calling thread, as every thread that uses the device must."""
+        self._check(self._library.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
 
     def allocate(self, size_bytes: int) -> int:
         """Address of `size_bytes` bytes on the device."""

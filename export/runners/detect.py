@@ -43,8 +43,8 @@ class NmsValues:
     max_detections: int
 
 
-def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
-    """Letterbox a BGR image as `contract` asks: float32 (1, 3, height, width) and where the image lies in it.
+def batch_input(images: Sequence[Image], contract: ModelContract) -> tuple[NDArray[np.float32], list[Letterbox]]:
+    """Letterbox BGR images as `contract` asks: float32 (N, 3, height, width) and where each image lies in its input.
 
     Raises:
         DataError: the contract asks for another colour order or scale than this code makes.
@@ -53,8 +53,14 @@ def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float
         raise DataError(
             f"the model wants {contract.colour} divided by {contract.divide_by}, this code makes RGB divided by 255: use the detloop that exported it"
         )
-    box = letterbox_for((image.shape[1], image.shape[0]), contract.input_wh)
-    return tensor_from_letterboxed([apply_letterbox(image, box, contract.pad_value)]), box
+    boxes = [letterbox_for((image.shape[1], image.shape[0]), contract.input_wh) for image in images]
+    return tensor_from_letterboxed([apply_letterbox(image, box, contract.pad_value) for image, box in zip(images, boxes, strict=True)]), boxes
+
+
+def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
+    """`batch_input` of one image: float32 (1, 3, height, width) and where the image lies in it."""
+    batch, (box,) = batch_input([image], contract)
+    return batch, box
 
 
 def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbox, image: Image, nms: NmsValues) -> Detections:
@@ -70,10 +76,16 @@ def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbo
     )
 
 
+def detect_batch(runner: Detector, images: Sequence[Image], nms: NmsValues) -> list[Detections]:
+    """All of it for BGR images of any sizes, in one call of the network."""
+    batch, boxes = batch_input(images, runner.contract)
+    outputs = runner.infer(batch)
+    return [read_output(raw, runner.contract, box, image, nms) for raw, box, image in zip(outputs, boxes, images, strict=True)]
+
+
 def detect(runner: Detector, image: Image, nms: NmsValues) -> Detections:
     """All of it for one BGR image."""
-    batch, box = model_input(image, runner.contract)
-    return read_output(runner.infer(batch)[0], runner.contract, box, image, nms)
+    return detect_batch(runner, [image], nms)[0]
 
 
 def above(detections: Detections, thresholds: NDArray[np.float64], margin: float = 0.0) -> Detections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,18 @@ _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeRunner(Runner):
-    """An `.onnx` file in ONNX Runtime, CPU provider, `threads` threads."""
+    """An `.onnx` file in ONNX Runtime, CPU provider; each of `streams` callers computes with its share of the `threads`."""
 
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int, streams: int = 1) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingPartError(f"ONNX Runtime is not installed ({error}): pip install onnxruntime") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = max(1, threads // streams), 1
         options.use_deterministic_compute = True
         options.log_severity_level = _ERRORS_ONLY
         try:
@@ -41,9 +42,11 @@ class OnnxRuntimeRunner(Runner):
         self.precision = precision_from_metadata(metadata, str(path))
         self.require_names([item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
         self._session: Any = session
+        self._free = Semaphore(streams)
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._session.run([self.contract.output_name], {self.contract.input_name: batch})[0]
+        with self._free:
+            output: NDArray[np.float32] = self._session.run([self.contract.output_name], {self.contract.input_name: batch})[0]
         return output
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class TensorRtRunner(Runner):
         self.max_batch = record.max_batch
         self._library = library
         self._memory = CudaMemory()
+        self._one_at_a_time = Lock()
         try:
             self._load(path)
         except BaseException:
@@ -70,13 +72,15 @@ class TensorRtRunner(Runner):
         return tuple(self._context.get_tensor_shape(self.contract.output_name))
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        output = np.empty(self._shape_for(batch.shape), dtype=np.float32)
-        self._memory.to_device(self._input_pointer, batch)
-        if not self._context.execute_async_v3(0):  # the default stream, so that the copies before and after wait for it
-            raise DataError(f"{self.version} could not run {self.path} on {self.device}: build it again with `dvc repro build_engine`")
-        self._memory.synchronize()
-        self._memory.to_host(output, self._output_pointer)
-        return output
+        with self._one_at_a_time:  # the context and its device memory serve one caller
+            self._memory.use_here()
+            output = np.empty(self._shape_for(batch.shape), dtype=np.float32)
+            self._memory.to_device(self._input_pointer, batch)
+            if not self._context.execute_async_v3(0):  # the default stream, so that the copies before and after wait for it
+                raise DataError(f"{self.version} could not run {self.path} on {self.device}: build it again with `dvc repro build_engine`")
+            self._memory.synchronize()
+            self._memory.to_host(output, self._output_pointer)
+            return output
 
     def close(self) -> None:
         """Free the engine and its memory."""

@@ -9,16 +9,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.bundle.draw import draw_detections, encode_jpeg
+from export.bundle.in_order import in_order
 from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
 from pipelines.core.cli import EXIT_USER_ERROR
 from pipelines.core.errors import DataError, MissingInputError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_image, use_one_thread_a_call
 from pipelines.core.io import write_bytes, write_text
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -31,17 +32,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draw", type=Path, metavar="OUT_DIR", help="also write the pictures with boxes there")
     parser.add_argument("--runner", metavar="NAME", help="one of the bundle's runners (default: the fastest that runs here)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there instead of printing it")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads; several images are worked on side by side (default: all)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Detect on every image and report; 2 when an image could not be read (its entry says why, the others are done)."""
     bundle = load_bundle(args.bundle)
     files, skipped = image_files(args.images)
-    name, runner = open_fastest(bundle, args.runner, threads=args.threads, say=_say)
-    taken: set[str] = set()
+    workers = min(args.threads, len(files))
+    if workers > 1:
+        use_one_thread_a_call()
+    name, runner = open_fastest(bundle, args.runner, threads=args.threads, streams=workers, say=_say)
+    targets: list[Path | None] = [None] * len(files) if args.draw is None else list(drawn_names(args.draw, files))
     with runner:
-        rows = [_predict(runner, bundle, file, args.draw, taken) for file in files]
+        rows = list(in_order(lambda item: _predict(runner, bundle, *item), zip(files, targets, strict=True), workers=workers))
     about = {"bundle": str(args.bundle), "runner": name, "class_hash": bundle.contract.class_hash, "skipped_files": skipped}
     text = _json_text(about, rows)
     if args.json:
@@ -78,22 +84,33 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
     return list(dict.fromkeys(found)), skipped
 
 
-def _predict(runner: Runner, bundle: Bundle, file: Path, draw: Path | None, taken: set[str]) -> dict[str, Any]:
+def drawn_names(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
+    """Where each file's picture goes: a name that no other image of this call has, and no source image by accident."""
+    taken: set[str] = set()
+    for file in files:
+        name, number = f"{file.stem}_detections.jpg", 1
+        while name in taken:
+            number += 1
+            name = f"{file.stem}_{number}_detections.jpg"
+        taken.add(name)
+        yield folder / name
+
+
+def _predict(runner: Runner, bundle: Bundle, file: Path, drawn: Path | None) -> dict[str, Any]:
     try:
         image = read_image(file)
     except DataError as error:
         return {"file": str(file), "error": str(error)}
-    detections = detect_shown(runner, image, bundle)
+    (detections,) = detect_shown(runner, [image], bundle)
     row: dict[str, Any] = {
         "file": str(file),
         "width": image.shape[1],
         "height": image.shape[0],
         "detections": detections_to_json(detections, bundle.contract.classes),
     }
-    if draw is not None:
-        target = draw / _free_name(file.stem, taken)
-        write_bytes(target, encode_jpeg(draw_detections(image, detections, bundle.contract.classes)))
-        row["drawn"] = str(target)
+    if drawn is not None:
+        write_bytes(drawn, encode_jpeg(draw_detections(image, detections, bundle.contract.classes)))
+        row["drawn"] = str(drawn)
     return row
 
 
@@ -101,16 +118,6 @@ def _json_text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """One JSON object, an image a line: short enough to read, one object to parse."""
     head = json.dumps(about, ensure_ascii=False)[:-1]
     return head + ', "images": [\n' + ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows) + "\n]}\n"
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """A name that no other image of this call has, and no source image by accident."""
-    name, number = f"{stem}_detections.jpg", 1
-    while name in taken:
-        number += 1
-        name = f"{stem}_{number}_detections.jpg"
-    taken.add(name)
-    return name
 
 
 def _say(message: str) -> None:

@@ -31,6 +31,11 @@ def decode_image(content: bytes, name: str) -> Image:
     return image.astype(np.uint8, copy=False)
 
 
+def use_one_thread_a_call() -> None:
+    """Have OpenCV compute each call in its caller's thread alone, for a process whose own threads work on an image each."""
+    cv2.setNumThreads(1)
+
+
 def read_image(path: Path) -> Image:
     """Read and decode one image file; see `decode_image`.
 
@@ -85,5 +90,9 @@ def apply_letterbox(image: Image, box: Letterbox, pad_value: int) -> Image:
 
 def tensor_from_letterboxed(images: list[Image]) -> NDArray[np.float32]:
     """Batch of letterboxed BGR images to what the network takes: float32 (N, 3, height, width), RGB, divided by 255, contiguous."""
-    batch = np.stack(images)[..., ::-1].transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(batch, dtype=np.float32) / np.float32(255)
+    height, width = images[0].shape[:2]
+    batch = np.empty((len(images), 3, height, width), dtype=np.float32)
+    for image, planes in zip(images, batch, strict=True):
+        for plane, colour in zip(planes, reversed(cv2.split(image)), strict=True):  # half the time of a transposed view: each plane is read in a row
+            np.divide(colour, np.float32(255), out=plane)
+    return batch

@@ -10,6 +10,7 @@ from pipelines.core.images import Letterbox
 from pipelines.core.types import Detections
 
 MAX_CANDIDATES = 3000  # boxes that enter NMS, best first
+_NMS_BLOCK = 64  # boxes compared with all worse ones in one go: large enough for numpy, small enough that few are compared in vain
 
 
 def nms(xyxy: NDArray[np.float32], score: NDArray[np.float32], iou_threshold: float) -> NDArray[np.int64]:
@@ -18,23 +19,30 @@ def nms(xyxy: NDArray[np.float32], score: NDArray[np.float32], iou_threshold: fl
     A box is dropped when its IoU with a kept, better one is above `iou_threshold`.
     """
     order = np.argsort(-score, kind="stable")
-    x1, y1, x2, y2 = (xyxy[order, column] for column in range(4))
-    areas = (x2 - x1) * (y2 - y1)
+    corners = np.ascontiguousarray(xyxy[order].T)
     alive = np.ones(len(order), dtype=bool)
     keep: list[int] = []
-    for position in range(len(order)):
-        if not alive[position]:
-            continue
-        keep.append(position)
-        rest = slice(position + 1, None)
-        width = np.maximum(np.minimum(x2[position], x2[rest]) - np.maximum(x1[position], x1[rest]), 0)
-        height = np.maximum(np.minimum(y2[position], y2[rest]) - np.maximum(y1[position], y1[rest]), 0)
-        intersection = width * height
-        union = areas[position] + areas[rest] - intersection
-        with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 is not above any threshold
-            # as torchvision does it: divided in float32, compared in float64, which decides ties such as 36 / 120 against 0.3
-            alive[rest] &= ~((intersection / union).astype(np.float64) > iou_threshold)
+    for start in range(0, len(order), _NMS_BLOCK):
+        block = start + np.flatnonzero(alive[start : start + _NMS_BLOCK])
+        for position, suppressed in zip(block.tolist(), _overlapping(corners, block, start, iou_threshold), strict=True):
+            if alive[position]:
+                keep.append(position)
+                alive[start:] &= ~suppressed  # itself and better ones too, whose fate is settled
     return order[np.array(keep, dtype=np.int64)]
+
+
+def _overlapping(corners: NDArray[np.float32], rows: NDArray[np.int64], start: int, iou_threshold: float) -> NDArray[np.bool_]:
+    """Which boxes from `start` on overlap each of `rows` by more than `iou_threshold`, shape (rows, boxes - start); `corners` is (4, boxes)."""
+    x1, y1, x2, y2 = corners[:, rows, None]
+    other_x1, other_y1, other_x2, other_y2 = corners[:, None, start:]
+    width = np.maximum(np.minimum(x2, other_x2) - np.maximum(x1, other_x1), 0)
+    height = np.maximum(np.minimum(y2, other_y2) - np.maximum(y1, other_y1), 0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (other_x2 - other_x1) * (other_y2 - other_y1) - intersection
+    with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 is not above any threshold
+        # as torchvision does it: divided in float32, compared in float64, which decides ties such as 36 / 120 against 0.3
+        result: NDArray[np.bool_] = (intersection / union).astype(np.float64) > iou_threshold
+    return result
 
 
 def detections_from_output(
