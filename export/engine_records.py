@@ -25,6 +25,7 @@ class EngineRecord:
     library_version: str
     precision: str
     contract: ModelContract
+    thresholds: dict[str, float] | None
     max_batch: int
     sha256: str
 
@@ -53,6 +54,7 @@ def engine_record(path: Path) -> EngineRecord:
             library_version=entry["library_version"],
             precision=precision,
             contract=ModelContract.from_json(document["contract"], str(listing)),
+            thresholds=entry.get("thresholds"),
             max_batch=entry["max_batch"],
             sha256=entry["sha256"],
         )

@@ -9,12 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 from pipelines.core.contract import ModelContract
-from pipelines.core.errors import DataError
+from pipelines.core.errors import ClassContractError, DataError
 from pipelines.core.io import canonical_json, sha256_bytes
 
 CONTRACT_KEY = "detloop"
 PRECISION_KEY = "detloop_precision"
 CALIBRATION_KEY = "detloop_calibration"
+THRESHOLDS_KEY = "detloop_thresholds"
 FP32 = "fp32"
 
 
@@ -51,6 +52,29 @@ def contract_from_metadata(metadata: Mapping[str, str], where: str) -> ModelCont
     except json.JSONDecodeError as error:
         raise DataError(f"{where} has no readable `{CONTRACT_KEY}` metadata ({error}): export it with `dvc repro export_onnx`") from error
     return ModelContract.from_json(value, where)
+
+
+def thresholds_entry(thresholds: Mapping[str, float]) -> dict[str, str]:
+    """The pair that says from which score up a detection of each class is shown, by class name."""
+    return {THRESHOLDS_KEY: canonical_json(dict(thresholds))}
+
+
+def thresholds_from_metadata(metadata: Mapping[str, str], classes: Sequence[str], where: str) -> dict[str, float] | None:
+    """The score from which a detection of each class is shown, in class order; None where the file states none.
+
+    Raises:
+        DataError: the entry cannot be read.
+        ClassContractError: it is for other classes.
+    """
+    if THRESHOLDS_KEY not in metadata:
+        return None
+    try:
+        stated = {str(name): float(value) for name, value in json.loads(metadata[THRESHOLDS_KEY]).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{where} has no readable `{THRESHOLDS_KEY}` metadata ({error}): export it with `dvc repro export_onnx`") from error
+    if set(stated) != set(classes):
+        raise ClassContractError(f"{where} has thresholds for {sorted(stated)}, its classes are {list(classes)}: run `dvc repro export_onnx`")
+    return {name: stated[name] for name in classes}
 
 
 def precision_from_metadata(metadata: Mapping[str, str], where: str) -> str:

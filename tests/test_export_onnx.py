@@ -71,10 +71,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_same_weights_same_bytes_in_another_process(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(f"classes: {json.dumps([{'name': name} for name in CLASSES])}\n")
     command = [sys.executable, "-m", "export.stages.export_onnx", "--params", str(tmp_path / "params.yaml")]
+    thresholds = dict.fromkeys(CLASSES, 0.25) | {CLASSES[0]: 0.5}
+    (tmp_path / "thresholds.json").write_text(json.dumps({"classes": thresholds}))
+    command += ["--thresholds", str(tmp_path / "thresholds.json")]
     command += ["--model", str(exported / "model.pt"), "--onnx", str(tmp_path / "elsewhere" / "other.onnx")]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     content = (tmp_path / "elsewhere" / "other.onnx").read_bytes()
-    assert content == (exported / "model.onnx").read_bytes()
+    module, contract = load_detector(exported / "model.pt")
+    assert content == onnx_from_torch(module, contract, opset=17, thresholds=thresholds)
+    with open_runner("openvino", tmp_path / "elsewhere" / "other.onnx", threads=1) as runner:
+        assert runner.thresholds == thresholds
+        assert list(runner.require_thresholds()) == [0.5, 0.25, 0.25]  # in class order
     assert str(ROOT).encode() not in content  # no stack traces of this machine
 
 

@@ -21,7 +21,7 @@ from export.convert.calibration import calibration_batches, choose_calibration, 
 from export.convert.fp16_from_onnx import fp16_from_onnx
 from export.convert.int8_from_onnx import int8_from_onnx
 from export.convert.onnx_from_torch import onnx_from_torch
-from export.convert.onnx_model import decode_nodes, metadata_of, tail_nodes
+from export.convert.onnx_model import decode_nodes, metadata_of, tail_nodes, with_metadata
 from export.metadata import calibration_record, metadata_from_contract
 from export.runners import open_runner
 from pipelines.core.contract import ModelContract
@@ -181,8 +181,9 @@ def concatenation() -> onnx.ModelProto:
 def test_int8_stage_same_bytes_and_what_it_was_calibrated_on(project: Path, int8: Path, tmp_path: Path) -> None:
     done = run_stage(project, "int8", tmp_path / "other.onnx")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "other.onnx").read_bytes() == int8.read_bytes()
-    metadata = metadata_of(onnx.load(int8))
+    metadata = metadata_of(onnx.load(tmp_path / "other.onnx"))
+    assert (tmp_path / "other.onnx").read_bytes() == with_metadata(int8.read_bytes(), {"detloop_thresholds": metadata["detloop_thresholds"]})
+    assert set(json.loads(metadata["detloop_thresholds"])) == set(CLASSES)
     record = json.loads(metadata["detloop_calibration"])
     assert (record["split"], record["count"], len(record["sha256"])) == ("train", 8, 64)
     assert metadata["detloop_precision"] == "int8"

@@ -142,7 +142,7 @@ def run_release(project: Project, *, ap50: float = 1.0, do_verify: bool = True, 
     (project.metrics / "benchmark.json").write_text(json.dumps({"runners": runners, "machine": {"cpus": 2}}))
     (project.metrics / "evaluate.json").write_text(json.dumps({"test": {"AP50": ap50}}))
     metrics = {name: project.metrics / f"{name}.json" for name in ("verify", "benchmark", "evaluate")}
-    del paths["predictions"]
+    del paths["predictions"], paths["evaluation"]
     release.work(Namespace(**paths, **metrics, release=project.root / "release", metrics=project.metrics / "release.json"))
     record: dict[str, Any] = json.loads((project.metrics / "release.json").read_text())
     return record

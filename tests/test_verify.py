@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.check.parity import COUNTS, Parity, compare, judge, relative_drop, total
-from export.runners.detect import above, model_input, read_thresholds
+from export.runners.detect import above, model_input
 from export.stages.verify import work
+from export.thresholds import read_thresholds
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError
+from pipelines.core.records import write_detections
 from pipelines.core.types import Detections
 from tests.tiny_detector import CLASSES, CONTRACT, Project, make_project, model_bytes, other_contract
 
@@ -208,6 +210,31 @@ def test_an_artifact_that_is_not_the_model_fails_with_the_reason(case: str, tmp_
     assert artifacts["onnxruntime_fp32"]["status"] == "pass"
 
 
+def test_a_reference_that_finds_nothing_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two detectors that both find nothing agree on everything: that says nothing."""
+    project = make_project(tmp_path / "p", images=2, changes={precision: {"bias": -40.0} for precision in ("fp32", "fp16", "int8")})
+    write_detections(project.predictions / "test.parquet", {}, CLASSES)
+    artifacts = verify(project)["artifacts"]
+    assert {item["status"] for item in artifacts.values()} == {"not_run"}
+    assert artifacts["openvino_fp32"]["reasons"][0].startswith("nothing to compare: PyTorch shows 0 boxes on 2 test images (AP 0)")
+    assert "verify: nothing to compare" in capsys.readouterr().out
+
+
+def test_a_blind_reference_does_not_excuse_what_an_artifact_invents(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=2)
+    write_detections(project.predictions / "test.parquet", {}, CLASSES)
+    item = verify(project)["artifacts"]["onnxruntime_fp32"]
+    assert (item["status"], item["extra"]) == ("fail", 8)
+
+
+def test_each_precision_is_shown_by_its_own_thresholds(tmp_path: Path) -> None:
+    """A dark cell scores 0.0002, a marked one about 0.97: an int8 file with threshold 0.99 shows nothing, one with 0.6 everything."""
+    project = make_project(tmp_path / "p", images=2, changes={"int8": {"threshold": 0.6}, "fp16": {"threshold": 0.999}})
+    artifacts = verify(project)["artifacts"]
+    assert (artifacts["openvino_int8"]["matched"], artifacts["openvino_int8"]["missed"]) == (8, 0)
+    assert (artifacts["openvino_fp16"]["matched"], artifacts["openvino_fp16"]["missed"]) == (0, 8)
+
+
 def test_a_broken_model_file_fails_and_a_missing_one_stops(tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", images=1)
     (project.export / "model_fp16.onnx").write_bytes(b"no model")
@@ -227,7 +254,7 @@ def test_a_broken_test_image_stops_the_stage(tmp_path: Path) -> None:
 def test_thresholds_must_fit_the_classes(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     path.write_text(json.dumps({"classes": {"green": 0.2, "red": 0.1, "blue": 0.3}}))
-    assert read_thresholds(path, CLASSES).tolist() == [0.1, 0.2, 0.3]
+    assert list(read_thresholds(path, CLASSES).items()) == [("red", 0.1), ("green", 0.2), ("blue", 0.3)]
     path.write_text(json.dumps({"classes": {"green": 0.2, "red": 0.1}}))
     with pytest.raises(ClassContractError, match="has thresholds for"):
         read_thresholds(path, CLASSES)

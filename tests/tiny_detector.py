@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.metadata import PRECISION_KEY, metadata_from_contract
+from export.metadata import PRECISION_KEY, metadata_from_contract, thresholds_entry
 from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import ModelContract
@@ -29,7 +29,13 @@ THRESHOLD = 0.5
 
 
 def model_bytes(
-    *, contract: ModelContract = CONTRACT, precision: str = "fp32", reads: Sequence[int] = (0, 1, 2), bias: float = -8.4, shift_px: float = 0.0
+    *,
+    contract: ModelContract = CONTRACT,
+    precision: str = "fp32",
+    reads: Sequence[int] = (0, 1, 2),
+    bias: float = -8.4,
+    shift_px: float = 0.0,
+    threshold: float = THRESHOLD,
 ) -> bytes:
     """The detector as ONNX: class i scores sigmoid(12 * mean of input channel reads[i] + bias) a cell, boxes are the cells moved by `shift_px`."""
     weights = np.zeros((3, 3, 1, 1), np.float32)
@@ -61,7 +67,10 @@ def model_bytes(
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {**metadata_from_contract(contract, stride=CELL), PRECISION_KEY: precision})
+    helper.set_model_props(
+        model,
+        {**metadata_from_contract(contract, stride=CELL), **thresholds_entry(dict.fromkeys(contract.classes, threshold)), PRECISION_KEY: precision},
+    )
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

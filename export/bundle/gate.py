@@ -103,7 +103,7 @@ def decide(
         elif any(check.status == "fail" for check in own):
             states[name] = ("fails", tuple(reasons))
         else:
-            states[name] = ("not_run", (*reasons, BUILD_THERE))
+            states[name] = ("not_run", (*reasons, *([BUILD_THERE] if now.runner == "tensorrt" else [])))
     order = tuple(sorted(p50, key=lambda name: (p50[name], name)))
     onnx_fp32 = [name for name in order if artifacts[name].precision == "fp32" and artifacts[name].runner != "tensorrt"]
     ap50 = evaluate.get("test", {}).get("AP50")

@@ -96,6 +96,7 @@ def _artifact(bundle: Bundle, name: str, threads: int) -> Answer:
     try:
         expected = read_json(bundle.require_unchanged(bundle.expected))[name]
         with open_artifact(bundle, name, threads=threads) as runner:
+            thresholds = runner.require_thresholds()
             found = [detect(runner, read_image(bundle.folder / item.image), bundle.nms) for item in bundle.golden]
         wanted = [detections_from_json(expected[item.image], bundle.contract.classes) for item in bundle.golden]
     except MissingPartError as error:
@@ -105,7 +106,7 @@ def _artifact(bundle: Bundle, name: str, threads: int) -> Answer:
     except (KeyError, ValueError, TypeError) as error:
         return Answer(name, "fail", f"{bundle.expected} cannot be read for {name} ({error!r})")
     parts = [
-        compare(ours, theirs, bundle.thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score)
+        compare(ours, theirs, thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score)
         for ours, theirs in zip(wanted, found, strict=True)
     ]
     parity = total(parts, len(bundle.contract.classes))

@@ -11,29 +11,30 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.runners import Runner, open_runner
-from export.runners.detect import NmsValues, above, detect_batch, thresholds_by_index
+from export.runners.detect import NmsValues, above, detect_batch
+from export.thresholds import checked_thresholds
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
 from pipelines.core.images import Image
 from pipelines.core.io import read_json, sha256_file
 from pipelines.core.types import Detections
 
-FORMAT = 1
+FORMAT = 2
 BUNDLE_FILE = "bundle.json"
 _GET_ANOTHER = "get the bundle again, or write it anew with `dvc repro release`"
 
 
 @dataclass(frozen=True)
 class BundleArtifact:
-    """One way to run the model that passed the gate: which runner, on which file (relative to the bundle)."""
+    """One way to run the model that passed the gate: which runner, which file (relative to the bundle), the score from which each class is shown."""
 
     name: str
     runner: str
     precision: str
     file: str
+    thresholds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,10 @@ class GoldenImage:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A readable, released bundle. `thresholds` is (classes,); `order` names the artifacts, fastest first; `files` maps each file to its sha256."""
+    """A readable, released bundle. `order` names the artifacts, fastest first; `files` maps each file to its sha256."""
 
     folder: Path
     contract: ModelContract
-    thresholds: NDArray[np.float64]
     nms: NmsValues
     artifacts: dict[str, BundleArtifact]
     order: tuple[str, ...]
@@ -98,13 +98,18 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         contract = ModelContract.from_json(content["contract"], str(path))
         artifacts = {
-            name: BundleArtifact(name, str(item["runner"]), str(item["precision"]), _inside(item["file"]))
+            name: BundleArtifact(
+                name,
+                str(item["runner"]),
+                str(item["precision"]),
+                _inside(item["file"]),
+                checked_thresholds(item["thresholds"], contract.classes, str(path)),
+            )
             for name, item in content["artifacts"].items()
         }
         bundle = Bundle(
             folder=folder,
             contract=contract,
-            thresholds=thresholds_by_index(content["thresholds"], contract.classes, str(path)),
             nms=NmsValues(**content["nms"]),
             artifacts=artifacts,
             order=tuple(content["order"]),
@@ -134,6 +139,9 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) 
         raise ClassContractError(
             f"{artifact.file} was made for classes {list(runner.contract.classes)}, the bundle is for {list(bundle.contract.classes)}: {_GET_ANOTHER}"
         )
+    if runner.thresholds != artifact.thresholds:
+        runner.close()
+        raise DataError(f"{artifact.file} states thresholds {runner.thresholds}, bundle.json {artifact.thresholds}: {_GET_ANOTHER}")
     if runner.contract != bundle.contract:
         runner.close()
         raise DataError(f"{artifact.file} wants another input than bundle.json states ({runner.contract}, {bundle.contract}): {_GET_ANOTHER}")
@@ -163,10 +171,11 @@ def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: i
 
 def detect_shown(runner: Runner, images: Sequence[Image], bundle: Bundle) -> list[Detections]:
     """What a user sees: the detections on each BGR image from each class's threshold up, best first."""
+    thresholds = runner.require_thresholds()
     # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap
-    just_below = float(np.nextafter(np.float32(bundle.thresholds.min()), np.float32(0)))
+    just_below = float(np.nextafter(np.float32(thresholds.min()), np.float32(0)))
     nms = replace(bundle.nms, score_floor=max(bundle.nms.score_floor, just_below))
-    return [above(found, bundle.thresholds) for found in detect_batch(runner, images, nms)]
+    return [above(found, thresholds) for found in detect_batch(runner, images, nms)]
 
 
 def detections_to_json(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:

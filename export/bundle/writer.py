@@ -48,10 +48,9 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Release:
-    """What the writer needs beside the decision. `thresholds` is (classes,); `golden` are the test samples that travel along."""
+    """What the writer needs beside the decision; `golden` are the test samples that travel along."""
 
     contract: ModelContract
-    thresholds: NDArray[np.float64]
     nms: NmsValues
     artifacts: Mapping[str, Artifact]
     golden: Sequence[Sample]
@@ -117,14 +116,15 @@ def released_files(decision: Decision, release: Release, *, threads: int) -> dic
             "scorecard": {key: scores[key] for key in _SCORECARD},
         }
     golden, images = _golden(release, files)
-    expected = {name: _expected(release.artifacts[name], images, release, threads) for name in sorted(decision.order)}
+    expected = {}
+    for name in sorted(decision.order):
+        artifacts[name]["thresholds"], expected[name] = _expected(release.artifacts[name], images, release, threads)
     files[EXPECTED_FILE] = json_text(expected).encode()
     files["README.md"] = _readme(release.contract).encode()
     about = {
         "format": FORMAT,
         "verdict": decision.verdict,
         "contract": release.contract.to_json(),
-        "thresholds": dict(zip(release.contract.classes, release.thresholds.tolist(), strict=True)),
         "nms": asdict(release.nms),
         "artifacts": artifacts,
         "order": list(decision.order),
@@ -160,13 +160,17 @@ def _golden(release: Release, files: dict[str, bytes]) -> tuple[list[dict[str, s
     return golden, images
 
 
-def _expected(artifact: Artifact, images: Sequence[tuple[str, Image]], release: Release, threads: int) -> dict[str, list[dict[str, Any]]]:
+def _expected(
+    artifact: Artifact, images: Sequence[tuple[str, Image]], release: Release, threads: int
+) -> tuple[dict[str, float] | None, dict[str, list[dict[str, Any]]]]:
+    """The artifact's thresholds, and what it finds on each golden image."""
     assert artifact.path is not None
     with open_runner(artifact.runner, artifact.path, threads=threads) as runner:
         if runner.contract != release.contract:
             raise DataError(f"{artifact.path} has another input contract than the fp32 model: run `dvc repro quantize build_engine`")
-        found = {file: above(detect(runner, image, release.nms), release.thresholds, EXPECTED_MARGIN) for file, image in images}
-    return {file: detections_to_json(item, release.contract.classes) for file, item in found.items()}
+        thresholds = runner.require_thresholds()
+        found = {file: above(detect(runner, image, release.nms), thresholds, EXPECTED_MARGIN) for file, image in images}
+        return runner.thresholds, {file: detections_to_json(item, release.contract.classes) for file, item in found.items()}
 
 
 def _not_shipped(decision: Decision) -> dict[str, Any]:
@@ -202,7 +206,7 @@ With your own code, follow `bundle.json`:
 2. Letterbox to {width}x{height}: one scale for both sides, bilinear, centred (an odd pixel goes right and below), padded with {contract.pad_value}.
 3. Divide by {contract.divide_by:g}; float32, (N, 3, {height}, {width}), input `{contract.input_name}`.
 4. Output `{contract.output_name}`: {reading}.
-5. Show a detection when its score reaches its class's value under `thresholds`; map boxes back by the letterbox.
+5. Show a detection when its score reaches its class's value under the artifact's `thresholds`; map boxes back by the letterbox.
 
 `golden/` holds images, the network input that each must give (`input` in the .npz), and the detections that each runner gave (`expected.json`).
 `timings.json` was measured on the releasing machine.

@@ -33,16 +33,25 @@ class Parity:
         return int(self.counts[:, COUNTS.index(name)].sum())
 
 
-def compare(reference: Detections, candidate: Detections, thresholds: NDArray[np.float64], *, match_iou: float, near_threshold: float) -> Parity:
-    """Compare two detectors on one image; `thresholds` is (classes,).
+def compare(
+    reference: Detections,
+    candidate: Detections,
+    thresholds: NDArray[np.float64],
+    *,
+    match_iou: float,
+    near_threshold: float,
+    candidate_thresholds: NDArray[np.float64] | None = None,
+) -> Parity:
+    """Compare two detectors on one image; `thresholds` is (classes,), those of the candidate when it has its own.
 
     First boxes of one class are paired, largest IoU first, from `match_iou` up, also those up to `near_threshold` below the threshold. A pair with
     both scores above the threshold is matched; one with a score on either side, both within `near_threshold` of it, is near_threshold; with a larger
     gap it counts as missed or extra. What is left above the threshold is paired without regard to class: a class flip. The rest is missed (the
     reference has it alone) or extra.
     """
-    ours, theirs = above(reference, thresholds, near_threshold), above(candidate, thresholds, near_threshold)
-    our_limit, their_limit = thresholds[ours.class_index], thresholds[theirs.class_index]
+    their_thresholds = thresholds if candidate_thresholds is None else candidate_thresholds
+    ours, theirs = above(reference, thresholds, near_threshold), above(candidate, their_thresholds, near_threshold)
+    our_limit, their_limit = thresholds[ours.class_index], their_thresholds[theirs.class_index]
     our_shown, their_shown = ours.score >= our_limit, theirs.score >= their_limit
     overlap = iou_matrix(ours.xyxy, theirs.xyxy)
     same_class = ours.class_index[:, None] == theirs.class_index[None, :]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.artifacts import Artifact
@@ -21,9 +23,12 @@ from pipelines.core.types import Detections
 
 @dataclass(frozen=True)
 class Attempt:
-    """`found` has one entry an image; without it `status` is not_run (nothing here can run it) or fail (the file is not what it should be)."""
+    """`found` has one entry an image, `thresholds` is (classes,) as the artifact states them; without them `status` is not_run (nothing here can run
+    it) or fail (the file is not what it should be).
+    """
 
     found: tuple[Detections, ...] | None
+    thresholds: NDArray[np.float64] | None = None
     status: Status = "not_run"
     reason: str = ""
 
@@ -35,25 +40,26 @@ def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], 
         DataError: an image cannot be read. (A model that cannot be used is an answer, not an error.)
     """
     if artifact.path is None:
-        return Attempt(None, "not_run", f"not built: {artifact.note}")
+        return Attempt(None, None, "not_run", f"not built: {artifact.note}")
     try:
         runner = open_runner(artifact.runner, artifact.path, threads=threads)
     except MissingPartError as error:
-        return Attempt(None, "not_run", f"{BUILT_NOT_RUN}: {error}" if artifact.runner == "tensorrt" else str(error))
+        return Attempt(None, None, "not_run", f"{BUILT_NOT_RUN}: {error}" if artifact.runner == "tensorrt" else str(error))
     except DataError as error:
-        return Attempt(None, "fail", str(error))
+        return Attempt(None, None, "fail", str(error))
     with runner:
         try:
             runner.require_contract(class_hash(classes))
+            thresholds = runner.require_thresholds()
         except DataError as error:
-            return Attempt(None, "fail", str(error))
+            return Attempt(None, None, "fail", str(error))
         if runner.precision != artifact.precision:
-            return Attempt(None, "fail", f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`")
+            return Attempt(None, None, "fail", f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`")
         found = []
         for path in tqdm(images, desc=artifact.name, unit="img", disable=None, leave=False):
             image = read_image(path)
             try:
                 found.append(detect(runner, image, nms))
             except DataError as error:
-                return Attempt(None, "fail", str(error))
-    return Attempt(tuple(found))
+                return Attempt(None, None, "fail", str(error))
+    return Attempt(tuple(found), thresholds)

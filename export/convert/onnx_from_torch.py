@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Mapping
 
 import onnx
 import onnxslim
@@ -16,15 +17,15 @@ import torch
 from torch import nn
 
 from export.convert.onnx_model import BATCH_AXIS, finished_bytes
-from export.metadata import metadata_from_contract
+from export.metadata import metadata_from_contract, thresholds_entry
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError
 
 MAX_END2END_BOXES = 300  # what ultralytics' NMS-free heads give at most
 
 
-def onnx_from_torch(module: nn.Module, contract: ModelContract, *, opset: int) -> bytes:
-    """Trace `module` (fused, eval, float32; takes (N, 3, H, W)) and return the ONNX file's bytes.
+def onnx_from_torch(module: nn.Module, contract: ModelContract, *, opset: int, thresholds: Mapping[str, float] | None = None) -> bytes:
+    """Trace `module` (fused, eval, float32; takes (N, 3, H, W)) and return the ONNX file's bytes; `thresholds` by class travel in its metadata.
 
     Raises:
         DataError: the module's output is not what `contract.layout` says, or the exported graph is not valid ONNX.
@@ -49,7 +50,8 @@ def onnx_from_torch(module: nn.Module, contract: ModelContract, *, opset: int) -
             dynamo=False,
         )
     model = onnxslim.slim(onnx.load_from_string(buffer.getvalue()))
-    return finished_bytes(model, metadata_from_contract(contract, stride=_stride(module)))
+    stated = {} if thresholds is None else thresholds_entry(thresholds)
+    return finished_bytes(model, {**metadata_from_contract(contract, stride=_stride(module)), **stated})
 
 
 def _prepared(module: nn.Module) -> nn.Module:

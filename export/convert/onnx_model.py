@@ -62,6 +62,12 @@ def finished_bytes(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes
     return content
 
 
+def with_metadata(content: bytes, extra: Mapping[str, str]) -> bytes:
+    """The same model with more metadata pairs."""
+    model = onnx.load_from_string(content)
+    return finished_bytes(model, {**metadata_of(model), **extra})
+
+
 def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
     """Make `nodes` (some of them the graph's own) the nodes of `graph`, in that order."""
     copies = []

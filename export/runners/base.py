@@ -31,7 +31,8 @@ class Runner(ABC):
     """A loaded model.
 
     `name` is the kind that `open_runner` takes, `version` the runtime's version, `device` where it computes, `precision` what the file states (fp32,
-    fp16, int8), `max_batch` the largest N it takes (None: any). Input and output are float32 whatever the precision.
+    fp16, int8), `max_batch` the largest N it takes (None: any), `thresholds` from which score up a detection of each class is shown (None: the file
+    states none). Input and output are float32 whatever the precision.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Runner(ABC):
     path: Path
     contract: ModelContract
     precision: str
+    thresholds: dict[str, float] | None = None
     max_batch: int | None = None
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,6 +75,16 @@ class Runner(ABC):
                 f"{self.path} has class hash {self.contract.class_hash} ({list(self.contract.classes)}), wanted {class_hash}: "
                 "run `dvc repro export_onnx`"
             )
+
+    def require_thresholds(self) -> NDArray[np.float64]:
+        """The score from which a detection of each class is shown, (classes,).
+
+        Raises:
+            DataError: the file states none.
+        """
+        if self.thresholds is None:
+            raise DataError(f"{self.path} states no thresholds, so what it would show is unknown: export it with `dvc repro export_onnx`")
+        return np.array([self.thresholds[name] for name in self.contract.classes], dtype=np.float64)
 
     def require_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Refuse a model whose inputs and outputs are not the contract's.

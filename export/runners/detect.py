@@ -5,18 +5,15 @@ Needs numpy and OpenCV only, so that a shipped bundle can use it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.core.contract import ModelContract
-from pipelines.core.errors import ClassContractError, DataError
+from pipelines.core.errors import DataError
 from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
-from pipelines.core.io import read_json
 from pipelines.core.postprocess import detections_from_output
 from pipelines.core.types import Detections
 
@@ -92,26 +89,3 @@ def above(detections: Detections, thresholds: NDArray[np.float64], margin: float
     """The detections that reach their class's threshold less `margin`; `thresholds` is (classes,)."""
     keep = detections.score.astype(np.float64) >= thresholds[detections.class_index] - margin
     return Detections(detections.xyxy[keep], detections.score[keep], detections.class_index[keep])
-
-
-def thresholds_by_index(by_name: Mapping[str, Any], classes: Sequence[str], where: str) -> NDArray[np.float64]:
-    """Thresholds in class order, shape (classes,).
-
-    Raises:
-        ClassContractError: the names are not `classes`.
-        DataError: a threshold is not a number from 0 to 1.
-    """
-    if set(by_name) != set(classes):
-        raise ClassContractError(f"{where} has thresholds for {sorted(by_name)}, the classes are {list(classes)}: run `dvc repro evaluate`")
-    values = [by_name[name] for name in classes]
-    if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
-        raise DataError(f"{where} has thresholds {values}, wanted numbers from 0 to 1: run `dvc repro evaluate`")
-    return np.array(values, dtype=np.float64)
-
-
-def read_thresholds(path: Path, classes: Sequence[str]) -> NDArray[np.float64]:
-    """The evaluation's threshold of each class, in class order; see `thresholds_by_index`."""
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
-        raise DataError(f"{path} holds no thresholds by class: run `dvc repro evaluate`")
-    return thresholds_by_index(content["classes"], classes, str(path))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.metadata import contract_from_metadata, precision_from_metadata
+from export.metadata import contract_from_metadata, precision_from_metadata, thresholds_from_metadata
 from export.runners.base import Runner, one_line
 from pipelines.core.errors import DataError, MissingPartError
 
@@ -40,6 +40,7 @@ class OnnxRuntimeRunner(Runner):
         self.path = path
         self.contract = contract_from_metadata(metadata, str(path))
         self.precision = precision_from_metadata(metadata, str(path))
+        self.thresholds = thresholds_from_metadata(metadata, self.contract.classes, str(path))
         self.require_names([item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
         self._session: Any = session
         self._free = Semaphore(streams)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.metadata import contract_from_metadata, precision_from_metadata
+from export.metadata import contract_from_metadata, precision_from_metadata, thresholds_from_metadata
 from export.runners.base import Runner, one_line
 from pipelines.core.errors import DataError, MissingPartError
 
@@ -45,6 +45,7 @@ class OpenVinoRunner(Runner):
             metadata = {str(key): str(value) for key, value in info.items()}
             self.contract = contract_from_metadata(metadata, str(path))
             self.precision = precision_from_metadata(metadata, str(path))
+            self.thresholds = thresholds_from_metadata(metadata, self.contract.classes, str(path))
             self.require_names([item.get_any_name() for item in model.inputs], [item.get_any_name() for item in model.outputs])
             compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:

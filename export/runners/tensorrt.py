@@ -32,6 +32,7 @@ class TensorRtRunner(Runner):
         self.device = gpus[0]
         self.contract = record.contract
         self.precision = record.precision
+        self.thresholds = record.thresholds
         self.max_batch = record.max_batch
         self._library = library
         self._memory = CudaMemory()

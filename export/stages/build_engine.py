@@ -8,7 +8,7 @@ from typing import Any
 from export.artifacts import ONNX_FILES
 from export.convert.engine_from_onnx import engine_from_onnx, toolchain
 from export.engine_records import ENGINES_FILE, engines_document
-from export.metadata import contract_from_metadata
+from export.metadata import contract_from_metadata, thresholds_from_metadata
 from pipelines.core.cli import stage_main
 from pipelines.core.io import new_folder, require_file, write_bytes, write_json
 from pipelines.core.params import load_params
@@ -28,7 +28,8 @@ def work(args: argparse.Namespace) -> None:
     with new_folder(args.engines) as folder:
         for precision, source in sources.items():
             entry, engine = engine_from_onnx(source.read_bytes(), precision, tools)
-            entries[precision] = {**entry, "onnx": source.name}
+            stated = thresholds_from_metadata(metadata_of(read_onnx(source)), contract.classes, str(source))
+            entries[precision] = {**entry, "onnx": source.name, "thresholds": stated}
             if engine is not None:
                 write_bytes(folder / entry["file"], engine)
         write_json(folder / ENGINES_FILE, engines_document(entries, contract))

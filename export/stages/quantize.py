@@ -23,8 +23,9 @@ def work(args: argparse.Namespace) -> None:
     params = load_params(args.params)
     if args.precision not in PRECISIONS:
         raise ParamsError(f"--precision {args.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-    from export.convert.onnx_model import metadata_of, read_onnx
-    from export.metadata import calibration_record, contract_from_metadata
+    from export.convert.onnx_model import metadata_of, read_onnx, with_metadata
+    from export.metadata import calibration_record, contract_from_metadata, thresholds_entry
+    from export.stages.on_val import accuracy_on, val_split
 
     model = read_onnx(args.onnx)
     contract = contract_from_metadata(metadata_of(model), str(args.onnx))
@@ -52,6 +53,8 @@ def work(args: argparse.Namespace) -> None:
             calibration=calibration_record(ids),
         )
         note = f", calibrated on {len(ids)} train images"
+    accuracy = accuracy_on(val_split(read_samples(args.dataset / "val.jsonl"), args.raw, params), content)
+    content = with_metadata(content, thresholds_entry(accuracy.thresholds))
     write_bytes(args.quantized, content)
     print(f"quantized to {args.precision}: {len(content) / 1e6:.1f} MB{note}")
 

@@ -10,7 +10,7 @@ from export.artifacts import Artifact, list_artifacts
 from export.bundle.gate import ArtifactNow, Decision, Limits, decide
 from export.bundle.writer import Release, golden_samples, rejected_files, released_files
 from export.runners import open_runner
-from export.runners.detect import NmsValues, read_thresholds
+from export.runners.detect import NmsValues
 from pipelines.core.cli import stage_main
 from pipelines.core.errors import DataError
 from pipelines.core.io import read_json, write_folder, write_metrics
@@ -56,7 +56,6 @@ def _release(
         raise DataError(f"{args.dataset / 'test.jsonl'} has no images to make golden vectors of: label more images, then run `dvc repro`")
     return Release(
         contract=contract,
-        thresholds=read_thresholds(args.evaluation / "thresholds.json", params.class_names),
         nms=NmsValues(params.predict.score_floor, params.predict.iou_threshold, params.predict.max_detections),
         artifacts=artifacts,
         golden=golden_samples(samples, params.release.golden_images),
@@ -96,7 +95,6 @@ if __name__ == "__main__":
             "engines": "folder of the engines and engines.json",
             "dataset": "folder of the dataset",
             "raw": "folder that the samples' paths are relative to",
-            "evaluation": "folder with thresholds.json",
             "verify": "verify.json",
             "benchmark": "benchmark.json",
             "evaluate": "evaluate.json",

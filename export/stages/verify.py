@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from export.artifacts import Artifact, list_artifacts
 from export.check.parity import COUNTS, Parity, compare, judge, relative_drop, total
 from export.check.verification import attempt
-from export.runners.detect import NmsValues, read_thresholds
+from export.runners.detect import NmsValues, above
+from export.thresholds import read_thresholds
 from pipelines.core.cli import stage_main
 from pipelines.core.contract import class_hash
 from pipelines.core.errors import DataError
@@ -35,6 +36,16 @@ class Reference:
     classes: tuple[str, ...]
     thresholds: NDArray[np.float64]
     metrics: CocoMetrics
+
+    def nothing(self) -> str | None:
+        """Why an agreement with this reference would say nothing; None when it says something."""
+        shown = sum(len(above(item, self.thresholds)) for item in self.found)
+        if self.metrics.ap is not None and (self.metrics.ap == 0 or not shown):
+            return (
+                f"nothing to compare: PyTorch shows {shown} boxes on {len(self.images)} test images (AP {self.metrics.ap:g}): "
+                "train longer or label more, then run `dvc repro`"
+            )
+        return None
 
 
 def work(args: argparse.Namespace) -> int:
@@ -58,8 +69,10 @@ def work(args: argparse.Namespace) -> int:
     failed = ", ".join(name for name, item in artifacts.items() if item["status"] == "fail")
     print(
         f"verify: {states.count('pass')} artifacts pass, {states.count('fail')} fail{f' ({failed})' if failed else ''}, "
-        f"{states.count('not_run')} could not run here"
+        f"{states.count('not_run')} not run or nothing to compare"
     )
+    if reason := reference.nothing():
+        print(f"verify: {reason}")
     return 0
 
 
@@ -75,7 +88,7 @@ def _reference(args: argparse.Namespace, classes: tuple[str, ...]) -> Reference:
         truth=truth,
         found=found,
         classes=classes,
-        thresholds=read_thresholds(args.evaluation / "thresholds.json", classes),
+        thresholds=np.array(list(read_thresholds(args.evaluation / "thresholds.json", classes).values())),
         metrics=coco_metrics(truth, found, classes),
     )
 
@@ -88,17 +101,29 @@ def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms:
         "sha256": artifact.sha256(),
     }
     result = attempt(artifact, reference.images, reference.classes, nms, threads=os.cpu_count() or 1)
-    if result.found is None:
-        nothing = dict.fromkeys(("AP", "AP50", "relative_drop", *COUNTS, "max_score_difference", "max_position_difference_px"))
-        return {**record, **nothing, "status": result.status, "reasons": [result.reason], "per_class": {}}
+    if result.found is None or result.thresholds is None:
+        unknown = dict.fromkeys(("AP", "AP50", "relative_drop", *COUNTS, "max_score_difference", "max_position_difference_px"))
+        return {**record, **unknown, "status": result.status, "reasons": [result.reason], "per_class": {}}
     match_iou = params.match_iou[artifact.precision]  # type: ignore[index]
     pairs = zip(reference.found, result.found, strict=True)
-    parts = [compare(ours, theirs, reference.thresholds, match_iou=match_iou, near_threshold=params.near_threshold) for ours, theirs in pairs]
+    parts = [
+        compare(
+            ours,
+            theirs,
+            reference.thresholds,
+            candidate_thresholds=result.thresholds,
+            match_iou=match_iou,
+            near_threshold=params.near_threshold,
+        )
+        for ours, theirs in pairs
+    ]
     parity = total(parts, len(reference.classes))
     metrics = coco_metrics(reference.truth, result.found, reference.classes)
     drop = relative_drop(reference.metrics.ap, metrics.ap)
     allowed = {str(name): value for name, value in params.max_relative_drop.items()}
     status, reasons = judge(artifact.precision, drop, parity, allowed, params.near_threshold)
+    if status == "pass" and (nothing := reference.nothing()):
+        status, reasons = "not_run", [nothing]
     return {
         **record,
         "status": status,
