@@ -5,6 +5,7 @@ Needs numpy and OpenCV only, so that a shipped bundle can use it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
