@@ -251,5 +251,5 @@ def test_slices() -> None:
 
 def test_slice_limits() -> None:
     limits = SliceLimits(1024, 9216, 60, 190)
-    assert [limits.size(value) for value in (0, 1024, 1025, 9216, 9217)] == ["small", "small", "medium", "medium", "large"]
+    assert limits.sizes(np.array([0, 1024, 1025, 9216, 9217.0])).tolist() == ["small", "small", "medium", "medium", "large"]
     assert [limits.brightness(value) for value in (59.9, 60, 190, 190.1)] == ["dark", "normal", "normal", "bright"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import hotcoco
@@ -12,9 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.core.columns import detections_from_images, truth_from_images
+from pipelines.core.matching import match_within_class
 from pipelines.core.types import Detections, GroundTruth
 from pipelines.evaluation.coco import coco_metrics
-from pipelines.mining.tide import KINDS, BoxError, capped, gains, image_errors
+from pipelines.mining.badcases import counts_of
+from pipelines.mining.mistakenness import class_mistakenness, location_mistakenness
+from pipelines.mining.tide import KINDS, capped, typed_errors
+from pipelines.mining.worth import gains
 from tests.detection_sets import Found, Labeled, found, labels, random_sets, tide_oracle
 from tests.test_evaluation import as_coco
 
@@ -22,11 +26,19 @@ TIDE_NAMES = {"class": "Cls", "location": "Loc", "both": "Both", "duplicate": "D
 
 
 def typed(truth: list[GroundTruth], detections: list[Detections]) -> tuple[dict[str, int], dict[str, float | None]]:
-    errors = [image_errors(labeled, item, 0.5, 0.1) for labeled, item in zip(truth, detections, strict=True)]
-    cost = gains(truth, detections, errors, 4)
-    counts = Counter(error.kind for item in errors for error in item.errors)
+    labels_of_all, found_in_all = truth_from_images(truth), detections_from_images(detections)
+    errors = typed_errors(labels_of_all, found_in_all, 0.5, 0.1)
+    cost = gains(labels_of_all, found_in_all, errors, 4)
     special = {"AP50": cost.ap50, "FalsePos": cost.false_positives, "FalseNeg": cost.false_negatives}
+    counts = counts_of(errors)
     return {TIDE_NAMES[kind]: counts[kind] for kind in KINDS}, {**{TIDE_NAMES[kind]: cost.by_kind[kind] for kind in KINDS}, **special}
+
+
+def one_image(truth: GroundTruth, detections: Detections) -> list[tuple[str, int | None, int | None, bool]]:
+    """Kind, detection, label and whether it mends, of each error."""
+    errors = typed_errors(truth_from_images([truth]), detections_from_images([detections]), 0.5, 0.1)
+    numbers = zip(errors.kind, errors.detection, errors.truth, errors.mends, strict=True)
+    return [(KINDS[kind], None if row < 0 else int(row), None if label < 0 else int(label), bool(mends)) for kind, row, label, mends in numbers]
 
 
 @pytest.mark.parametrize(("file", "key"), [("dt.json", "tide"), ("dt_extra_class.json", "tide_extra_class")])
@@ -83,26 +95,83 @@ LADDER: dict[str, tuple[list[Labeled], list[Found], list[tuple[str, int | None, 
 @pytest.mark.parametrize("case", LADDER, ids=str)
 def test_ladder_by_hand(case: str) -> None:
     truth, detections, expected = LADDER[case]
-    errors = image_errors(labels(*truth), found(*detections), 0.5, 0.1).errors
-    assert [(error.kind, error.detection, error.truth, error.mends) for error in errors] == expected
+    assert one_image(labels(*truth), found(*detections)) == expected
 
 
 def test_iou_of_an_error() -> None:
-    assert image_errors(labels((SQUARE, 0)), found((SHIFTED, 0.9, 0)), 0.5, 0.1).errors == (BoxError("location", 0, 0, pytest.approx(0.4), True),)
-    (far, missed) = image_errors(labels((SQUARE, 0)), found(((9, 9, 15, 15), 0.9, 0)), 0.5, 0.1).errors
-    assert (far.kind, far.iou, missed.iou) == ("background", pytest.approx(1 / 135), None)
+    near = typed_errors(truth_from_images([labels((SQUARE, 0))]), detections_from_images([found((SHIFTED, 0.9, 0))]), 0.5, 0.1)
+    assert near.iou.tolist() == [pytest.approx(0.4)]
+    far = typed_errors(truth_from_images([labels((SQUARE, 0))]), detections_from_images([found(((9, 9, 15, 15), 0.9, 0))]), 0.5, 0.1)
+    assert [KINDS[kind] for kind in far.kind] == ["background", "missed"]
+    np.testing.assert_allclose(far.iou, [1 / 135, np.nan])
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), ties=st.booleans())
-def test_every_box_is_accounted_for_once(seed: int, ties: bool) -> None:
+def test_matching_equals_the_one_of_the_core(seed: int, ties: bool) -> None:
+    """The vectorised matching of all images against the plain one, image by image, and every box accounted for once."""
     truth, detections = random_sets(seed, 8, 3, ties)
-    for labeled, item in zip(truth, detections, strict=True):
-        result = image_errors(labeled, item, 0.5, 0.1)
-        wrong = [error.detection for error in result.errors if error.detection is not None]
-        assert sorted([*wrong, *np.flatnonzero(result.matched >= 0)]) == list(range(len(item)))
-        answered = [error.truth for error in result.errors if error.kind == "missed" or error.mends]
-        assert sorted([*answered, *result.matched[result.matched >= 0]]) == list(range(len(labeled.class_index)))
+    columns, found_in_all = truth_from_images(truth), detections_from_images(detections)
+    errors = typed_errors(columns, found_in_all, 0.5, 0.1)
+    for image, (labeled, item) in enumerate(zip(truth, detections, strict=True)):
+        rows, places = found_in_all.image == image, np.flatnonzero(columns.image == image)
+        order, sorted_labels = found_in_all.position[rows], columns.position[places]
+        plain = match_within_class(
+            GroundTruth(labeled.xyxy[sorted_labels], labeled.class_index[sorted_labels]),
+            Detections(item.xyxy[order], item.score[order], item.class_index[order]),
+            0.5,
+        )
+        assert [(-1 if row < 0 else int(row - places[0])) for row in errors.matched[rows]] == plain.tolist()
+    wrong = errors.detection[errors.detection >= 0]
+    assert sorted([*wrong, *np.flatnonzero(errors.matched >= 0)]) == list(range(len(found_in_all)))
+    answered = errors.truth[(errors.detection < 0) | errors.mends]
+    assert sorted([*answered, *errors.matched[errors.matched >= 0]]) == list(range(len(columns)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), ties=st.booleans())
+def test_each_gain_is_what_mending_that_one_error_adds(seed: int, ties: bool) -> None:
+    """Each error mended by itself, and AP worked out anew by its definition."""
+    truth, detections = random_sets(seed, 6, 3, ties)
+    columns, boxes = truth_from_images(truth), detections_from_images(detections)
+    errors = typed_errors(columns, boxes, 0.5, 0.1)
+    cost = gains(columns, boxes, errors, 3)
+    if cost.ap50 is None:
+        return
+    present = np.flatnonzero(np.bincount(columns.class_index, minlength=3))
+    best_first = np.argsort(-boxes.score, kind="stable")
+    right = errors.matched >= 0
+
+    def ap50(class_index: np.ndarray, right: np.ndarray, keep: np.ndarray, wanted: np.ndarray) -> float:
+        values = []
+        for index in present:
+            rows = best_first[(class_index[best_first] == index) & keep[best_first]]
+            values.append(plain_ap(right[rows], int(wanted[index])))
+        return float(np.mean(values))
+
+    wanted = np.bincount(columns.class_index, minlength=3)
+    everything = np.ones(len(boxes), bool)
+    base = ap50(boxes.class_index, right, everything, wanted)
+    assert cost.ap50 == pytest.approx(base, abs=1e-12)
+    for number, (kind, row, label) in enumerate(zip(errors.kind, errors.detection, errors.truth, strict=True)):
+        class_index, good, keep, fewer = boxes.class_index.copy(), right.copy(), everything.copy(), wanted.copy()
+        if KINDS[kind] == "missed":
+            fewer[columns.class_index[label]] -= 1
+        elif errors.mends[number]:
+            class_index[row], good[row] = columns.class_index[label], True
+        else:
+            keep[row] = False
+        mended = ap50(class_index, good, keep, fewer)
+        assert cost.each[number] == pytest.approx(max(mended - base, 0) if KINDS[kind] == "missed" else mended - base, abs=1e-12)
+
+
+def plain_ap(right: np.ndarray, boxes: int) -> float:
+    """COCO's AP as its definition reads: at 101 recalls, the highest precision among all places that reach the recall."""
+    if boxes == 0:
+        return 0.0
+    hits = np.cumsum(right)
+    recall, precision = hits / boxes, hits / np.arange(1, len(hits) + 1)
+    return float(np.mean([precision[recall >= point].max(initial=0.0) for point in np.linspace(0.0, 1.0, 101)]))
 
 
 @settings(max_examples=15, deadline=None)
@@ -134,4 +203,13 @@ def test_mending_everything_by_hand() -> None:
 
 def test_capped_keeps_the_best_of_each_class() -> None:
     item = found((SQUARE, 0.9, 0), (SQUARE, 0.8, 1), (SQUARE, 0.7, 0), (SQUARE, 0.6, 0))
-    np.testing.assert_allclose(capped(item, 2).score, [0.9, 0.8, 0.7])
+    assert capped(detections_from_images([item, item]), 2).tolist() == [True, True, True, False] * 2
+
+
+def test_mistakenness_equals_the_closed_form(shared: Path) -> None:
+    """Voxel51's vectors, to the last bit."""
+    vectors = json.loads((shared / "oracles/tide/mistakenness_vectors.json").read_text())
+    of_class = {name: np.array([row[name] for row in vectors["class"]]) for name in ("conf", "label_match", "mistakenness")}
+    assert class_mistakenness(of_class["conf"], of_class["label_match"]).tolist() == of_class["mistakenness"].tolist()
+    of_place = {name: np.array([row[name] for row in vectors["loc"]]) for name in ("conf", "iou", "mistakenness_loc")}
+    assert location_mistakenness(of_place["conf"], of_place["iou"]).tolist() == of_place["mistakenness_loc"].tolist()

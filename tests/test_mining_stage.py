@@ -12,16 +12,19 @@ from typing import Any
 
 import cv2
 import numpy as np
+import polars as pl
 import pytest
 
 from pipelines.core.boxes import iou_matrix
+from pipelines.core.columns import detections_from_images, truth_from_images
 from pipelines.core.errors import DataError, MissingInputError
 from pipelines.core.records import ground_truth, read_detections, read_samples
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import Box, Detections, Sample
-from pipelines.mining.badcases import MinedImage, badcase_rows, ranked_labeled, ranked_unlabeled, select, shown_mask, threshold_closeness
-from pipelines.mining.gallery import picture
-from pipelines.mining.tide import KINDS, image_errors
+from pipelines.mining.badcases import analyse
+from pipelines.mining.gallery import MinedImage, picture
+from pipelines.mining.ranking import ranked_labeled, ranked_unlabeled, threshold_closeness
+from pipelines.mining.tide import KINDS
 from pipelines.stages.mine import work
 from tests.detection_sets import PROJECT_CLASSES, found, write_project
 
@@ -150,26 +153,37 @@ def test_errors_name_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists(), "nothing may be written before everything is known"
 
 
-def image(boxes: list[Box], detections: Detections) -> MinedImage:
+def mined_image(boxes: list[Box], detections: Detections) -> MinedImage:
     sample = Sample("id", "images/id.jpg", 100, 100, "labeled", tuple(boxes), "cam1", "g", None, 30.0)
-    truth, mask = ground_truth(sample, ("a", "b")), shown_mask(detections, np.array([0.5, 0.5]))
-    return MinedImage(sample, "test", truth, detections, mask, image_errors(truth, select(detections, mask), 0.5, 0.1))
+    truth, everything, shown = ground_truth(sample, ("a", "b")), detections_from_images([detections]), detections.score >= 0.5
+    images = pl.DataFrame({"image_id": ["id"], "image": ["images/id.jpg"], "slice": [{"brightness": "dark"}]})
+    analysis = analyse(
+        truth_from_images([truth]),
+        everything.where(everything.score >= 0.5),
+        ("a", "b"),
+        images,
+        LIMITS,
+        foreground_iou=0.5,
+        background_iou=0.1,
+        hidden=everything,
+    )
+    return MinedImage(truth, detections, shown, analysis.rows.to_dicts())
 
 
 def test_rank_scores_by_hand() -> None:
     """A wrong detection counts its score; a missed label 1 minus the best score of its class there, here one hidden below the threshold."""
-    mined = image(
+    rows = mined_image(
         [Box("a", (0, 0, 10, 10)), Box("b", (50, 50, 60, 60))],
         found(((80, 80, 90, 90), 0.75, 0), ((0, 0, 10, 9), 0.25, 0), ((50, 50, 60, 60), 0.125, 0)),
-    )
-    rows = badcase_rows(mined, ("a", "b"), 0.5, LIMITS)
+    ).rows
     assert [(row["kind"], row["class"], row["rank_score"], row["detection_index"]) for row in rows] == [
         ("background", None, 0.75, 0),
         ("missed", "a", 0.75, None),
         ("missed", "b", 1.0, None),
     ]
-    assert rows[0]["slice"] == {"source": "cam1", "brightness": "dark", "size": "small"}
-    line = ranked_labeled(mined.sample, "test", rows)
+    assert rows[0]["slice"] == {"brightness": "dark", "size": "small"}
+    sample = Sample("id", "images/id.jpg", 100, 100, "labeled", (), "cam1", "g", None, 30.0)
+    line = ranked_labeled(sample, "test", rows)
     assert (line["score"], line["kinds"]) == (2.5, {"background": 1, "missed": 2})
     assert line["reasons"] == ["1 b missed", "1 a where nothing is labeled (score 0.75)", "1 a missed"]
 
@@ -185,7 +199,7 @@ def test_unsure_images_by_hand() -> None:
 
 
 def test_picture_marks_what_is_wrong() -> None:
-    mined = image([Box("a", (10, 60, 50, 90))], found(((60, 20, 90, 50), 0.9, 1)))
+    mined = mined_image([Box("a", (10, 60, 50, 90))], found(((60, 20, 90, 50), 0.9, 1)))
     content = picture(np.zeros((100, 100, 3), np.uint8), mined, ("a", "ß"))
     assert content == picture(np.zeros((100, 100, 3), np.uint8), mined, ("a", "ß"))
     drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,7 @@ class SliceLimits:
             return "dark"
         return "bright" if grey_level > self.bright_above else "normal"
 
-    def size(self, area_px: float) -> str:
-        """`small`, `medium` or `large`; a box right on a limit counts as the smaller."""
-        if area_px <= self.small_area_px:
-            return "small"
-        return "large" if area_px > self.medium_area_px else "medium"
+    def sizes(self, area_px: NDArray[np.float64]) -> NDArray[Any]:
+        """`small`, `medium` or `large` for each area, shape (N,); a box right on a limit counts as the smaller."""
+        names: NDArray[Any] = np.array(["small", "medium", "large"])[(area_px > self.small_area_px).astype(int) + (area_px > self.medium_area_px)]
+        return names

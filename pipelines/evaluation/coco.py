@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.core.boxes import area, xywh_from_xyxy
+from pipelines.core.columns import DetectionColumns, TruthColumns, detections_from_images, truth_from_images
 from pipelines.core.types import Detections, GroundTruth
 
 SMALL_AREA_PX = 1024.0  # COCO: 32 x 32
@@ -77,19 +78,33 @@ def coco_metrics(
     """
     if len(truth) != len(detections):
         raise ValueError(f"{len(truth)} images have labels and {len(detections)} have detections: one entry an image is wanted in both")
-    areas = [area(item.xyxy.astype(np.float64)) for item in truth]
-    if sum(len(item) for item in areas) == 0:
+    columns = truth_from_images(truth), detections_from_images(detections)
+    return coco_metrics_from_columns(*columns, len(truth), classes, small_area_px=small_area_px, medium_area_px=medium_area_px)
+
+
+def coco_metrics_from_columns(
+    truth: TruthColumns,
+    detections: DetectionColumns,
+    image_count: int,
+    classes: Sequence[str],
+    *,
+    small_area_px: float = SMALL_AREA_PX,
+    medium_area_px: float = MEDIUM_AREA_PX,
+) -> CocoMetrics:
+    """`coco_metrics` of labels and detections on images 0 to `image_count` - 1."""
+    if not len(truth):
         nothing = {name: SizeMetrics(None, None, 0, 0) for name in SIZES}
-        return CocoMetrics(None, None, None, None, len(truth), 0, nothing, {name: ClassMetrics(None, None, 0, None) for name in classes})
-    precision, recall = _accumulated(truth, detections, len(classes), small_area_px, medium_area_px)
+        return CocoMetrics(None, None, None, None, image_count, 0, nothing, {name: ClassMetrics(None, None, 0, None) for name in classes})
+    precision, recall = _accumulated(truth, detections, image_count, len(classes), small_area_px, medium_area_px)
+    areas = area(truth.xyxy)
     limits = ((0.0, small_area_px), (small_area_px, medium_area_px), (medium_area_px, _ANY_AREA))
     sizes = {}
     for position, (name, (low, high)) in enumerate(zip(SIZES, limits, strict=True), start=1):
-        inside = [int(((item >= low) & (item <= high)).sum()) for item in areas]
+        inside = (areas >= low) & (areas <= high)
         part = precision[..., position]
-        sizes[name] = SizeMetrics(_mean(part), _mean(part[_IOU_50]), sum(inside), sum(count > 0 for count in inside))
+        sizes[name] = SizeMetrics(_mean(part), _mean(part[_IOU_50]), int(inside.sum()), len(np.unique(truth.image[inside])))
     whole = precision[..., 0]
-    boxes = np.bincount(np.concatenate([item.class_index for item in truth]), minlength=len(classes))
+    boxes = np.bincount(truth.class_index, minlength=len(classes))
     per_class = {
         name: ClassMetrics(
             _mean(whole[:, :, index]),
@@ -99,19 +114,18 @@ def coco_metrics(
         )
         for index, name in enumerate(classes)
     }
-    return CocoMetrics(_mean(whole), _mean(whole[_IOU_50]), _mean(whole[_IOU_75]), _mean(recall), len(truth), int(boxes.sum()), sizes, per_class)
+    return CocoMetrics(_mean(whole), _mean(whole[_IOU_50]), _mean(whole[_IOU_75]), _mean(recall), image_count, int(boxes.sum()), sizes, per_class)
 
 
 def _accumulated(
-    truth: Sequence[GroundTruth], detections: Sequence[Detections], class_count: int, small_area_px: float, medium_area_px: float
+    truth: TruthColumns, detections: DetectionColumns, image_count: int, class_count: int, small_area_px: float, medium_area_px: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (IoU thresholds, recall points, classes, areas) and recall (IoU thresholds, classes), both at 100 detections; -1 without labels."""
-    images = [{"id": number, "width": 1, "height": 1} for number in range(1, len(truth) + 1)]
+    images = [{"id": number, "width": 1, "height": 1} for number in range(1, image_count + 1)]
     categories = [{"id": number, "name": str(number)} for number in range(1, class_count + 1)]
     labels = hotcoco.COCO.from_arrays(images, categories, *_columns(truth))
-    scores = np.concatenate([item.score for item in detections]).astype(np.float64)
     image_ids, category_ids, xywh = _columns(detections)
-    found = labels.load_res(np.column_stack([image_ids, xywh, scores, category_ids]))
+    found = labels.load_res(np.column_stack([image_ids, xywh, detections.score, category_ids]))
     evaluation: Any = hotcoco.COCOeval(labels, found, "bbox")
     evaluation.params.max_dets = list(MAX_DETECTIONS)
     evaluation.params.area_rng = [[0.0, _ANY_AREA], [0.0, small_area_px], [small_area_px, medium_area_px], [medium_area_px, _ANY_AREA]]
@@ -120,11 +134,9 @@ def _accumulated(
     return np.asarray(evaluation.eval["precision"])[..., -1], np.asarray(evaluation.eval["recall"])[:, :, 0, -1]
 
 
-def _columns(items: Sequence[GroundTruth] | Sequence[Detections]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _columns(items: TruthColumns | DetectionColumns) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Image ids from 1, category ids from 1 (pycocotools reads id 0 as "no match"), boxes as xywh."""
-    image_ids = np.repeat(np.arange(1, len(items) + 1, dtype=np.int64), [len(item.class_index) for item in items])
-    xywh = xywh_from_xyxy(np.concatenate([item.xyxy for item in items]).astype(np.float64))
-    return image_ids, np.concatenate([item.class_index for item in items]).astype(np.int64) + 1, xywh.astype(np.float64)
+    return items.image + 1, items.class_index + 1, xywh_from_xyxy(items.xyxy).astype(np.float64)
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.core.images import Image
-from pipelines.mining.badcases import MinedImage
+from pipelines.core.types import Detections, GroundTruth
 
 LONG_SIDE_PX = 480
 MAX_ENLARGEMENT = 2.0
@@ -26,25 +27,35 @@ class _Tag:
     colour: tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class MinedImage:
+    """One labeled image with its stored detections, those of them that are `shown` (detections,) and its rows of bad cases."""
+
+    truth: GroundTruth
+    detections: Detections
+    shown: NDArray[np.bool_]
+    rows: Sequence[Mapping[str, Any]]
+
+
 def picture(image: Image, mined: MinedImage, classes: Sequence[str]) -> bytes:
     """A JPEG of the whole image, long side at most LONG_SIDE_PX, small ones enlarged, with its labels and shown detections."""
     canvas, scale = _resized(image)
-    shown = mined.shown_detections()
-    wrong = {error.detection for error in mined.errors.errors if error.detection is not None}
-    missed = {error.truth for error in mined.errors.errors if error.kind == "missed"}
+    found = mined.detections
+    wrong = {row["detection_index"] for row in mined.rows if row["detection_index"] is not None}
+    missed = {row["truth_index"] for row in mined.rows if row["kind"] == "missed"}
     tags = []
-    for row in range(len(shown)):
+    for row in np.flatnonzero(mined.shown):
         if row not in wrong:
-            _rectangle(canvas, shown.xyxy[row] * scale, WHITE, 1)
+            _rectangle(canvas, found.xyxy[row] * scale, WHITE, 1)
     for row, class_index in enumerate(mined.truth.class_index):
         box = mined.truth.xyxy[row] * scale
         _rectangle(canvas, box, GREEN, 2 if row in missed else 1)
         if row in missed:
             tags.append(_Tag(f"missed {_ascii(classes, int(class_index))}", box.astype(np.float64), GREEN))
     for row in sorted(wrong, reverse=True):  # the best score is drawn last, on top
-        box = shown.xyxy[row] * scale
+        box = found.xyxy[row] * scale
         _rectangle(canvas, box, RED, 2)
-        tags.append(_Tag(f"{_ascii(classes, int(shown.class_index[row]))} {shown.score[row]:.2f}", box.astype(np.float64), RED))
+        tags.append(_Tag(f"{_ascii(classes, int(found.class_index[row]))} {found.score[row]:.2f}", box.astype(np.float64), RED))
     used: list[tuple[int, int, int, int]] = []
     for tag in tags:
         used.append(_write(canvas, tag, used))

@@ -10,183 +10,167 @@ missed:
     both        anything else: wrong class and wrong place
     missed      a label that neither a right detection nor a location or class error is about
 
-`gains` says what each kind costs: the AP50 that mending it would add.
+All images at once: only pairs of boxes that overlap are looked at, in blocks of bounded memory. What errors cost: `pipelines.mining.worth`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.core.boxes import iou_matrix
-from pipelines.core.matching import match_within_class
-from pipelines.core.types import Detections, GroundTruth
+from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
 
 Kind = Literal["class", "location", "both", "duplicate", "background", "missed"]
 KINDS: tuple[Kind, ...] = ("class", "location", "both", "duplicate", "background", "missed")
+CLASS, LOCATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
 MAX_DETECTIONS = 100  # of a class on an image, in COCO
-_RECALL_GRID = np.linspace(0.0, 1.0, 101)  # pycocotools' recall points, to the last bit: a recall may lie right on one
+_BLOCK_PAIRS = 1_000_000  # pairs of boxes that are compared at a time: about 100 MB
 
 
 @dataclass(frozen=True)
-class BoxError:
-    """One wrong box of one image. Indices point into its detections and labels; None where there is none of the two.
+class TypedErrors:
+    """The wrong boxes, by image, detections first, best score first; and which label each right detection has.
 
-    `iou` is that of the detection and the label it is about (for background the highest with any label; None for missed). `mends` is true for the one
-    location or class error that would take over its label, which nothing else holds, if it were mended.
+    `kind` is a position in KINDS. `detection` and `truth` are rows of the columns, -1 where an error has none. `iou` is that of the detection and the
+    label it is about (for background the highest with any label; NaN for missed). `mends` is true for the one location or class error that would take
+    over its label, which nothing else holds, if it were mended. `matched` (detections,) is the label of a right detection, else -1.
     """
 
-    kind: Kind
-    detection: int | None
-    truth: int | None
-    iou: float | None
-    mends: bool = False
-
-
-@dataclass(frozen=True)
-class ImageErrors:
-    """The wrong boxes of one image, detections first, best score first; `matched` (detections,) is the label of each right detection, else -1."""
-
-    errors: tuple[BoxError, ...]
-    matched: NDArray[np.int64]
-
-
-def image_errors(truth: GroundTruth, detections: Detections, foreground_iou: float, background_iou: float) -> ImageErrors:
-    """Type every wrong box of one image."""
-    matched = match_within_class(truth, detections, foreground_iou)
-    free = np.ones(len(truth.class_index), dtype=bool)
-    free[matched[matched >= 0]] = False
-    iou = iou_matrix(detections.xyxy, truth.xyxy)
-    wrong = [int(row) for row in np.argsort(-detections.score, kind="stable") if matched[row] < 0]
-    errors: list[BoxError] = []
-    taken: set[int] = set()
-    for row in wrong:
-        same = truth.class_index == detections.class_index[row]
-        kind, label = _kind(iou[row], same, foreground_iou, background_iou)
-        mends = kind in ("location", "class") and label is not None and bool(free[label]) and label not in taken
-        if mends and label is not None:
-            taken.add(label)
-        overlap = float(iou[row, label]) if label is not None else float(iou[row].max(initial=0.0))
-        errors.append(BoxError(kind, row, label, overlap, mends))
-    errors += [BoxError("missed", None, int(label), None) for label in np.flatnonzero(free) if int(label) not in taken]
-    return ImageErrors(tuple(errors), matched)
-
-
-def _kind(iou: NDArray[np.float64], same: NDArray[np.bool_], foreground_iou: float, background_iou: float) -> tuple[Kind, int | None]:
-    """Kind and label of one unmatched detection; `iou` and `same` (same class) are (labels,)."""
-    if not len(iou):
-        return "background", None
-    own, other = np.where(same, iou, 0.0), np.where(same, 0.0, iou)
-    if background_iou <= own.max() <= foreground_iou:
-        return "location", int(own.argmax())
-    if other.max() >= foreground_iou:
-        return "class", int(other.argmax())
-    if own.max() > foreground_iou:  # a better detection has the label, otherwise it would be matched
-        return "duplicate", int(own.argmax())
-    if iou.max() <= background_iou:
-        return "background", None
-    return "both", int(iou.argmax())
-
-
-def capped(detections: Detections, limit: int = MAX_DETECTIONS) -> Detections:
-    """The best `limit` detections of each class, as the COCO evaluation counts them."""
-    keep = np.zeros(len(detections), dtype=bool)
-    best_first = np.argsort(-detections.score, kind="stable")
-    for class_index in np.unique(detections.class_index):
-        keep[best_first[detections.class_index[best_first] == class_index][:limit]] = True
-    return Detections(detections.xyxy[keep], detections.score[keep], detections.class_index[keep])
-
-
-@dataclass(frozen=True)
-class Gains:
-    """AP50 as it is, and what mending each kind alone would add; `false_positives`: no wrong detection left, `false_negatives`: nothing unfound."""
-
-    ap50: float | None
-    by_kind: dict[Kind, float | None]
-    false_positives: float | None
-    false_negatives: float | None
-
-
-def gains(truth: Sequence[GroundTruth], detections: Sequence[Detections], errors: Sequence[ImageErrors], class_count: int) -> Gains:
-    """What each kind of error costs in AP50, one entry an image in all three sequences.
-
-    A mended class or location error becomes right, once for each label, the others about it vanish; background, duplicate and both vanish; a missed
-    label is no longer asked for. Mean over the classes that have labels, as pycocotools does it (the TIDE tool also counts the others, as 0).
-    """
-    labels = np.concatenate([np.zeros(0, np.int64), *[item.class_index for item in truth]])
-    boxes = np.bincount(labels, minlength=class_count)
-    if not boxes.sum():
-        return Gains(None, dict.fromkeys(KINDS), None, None)
-    points = _points(truth, detections, errors)
-    base = _mean_ap(points.class_index, points.score, points.right, boxes, boxes > 0)
-
-    def gain(class_index: NDArray[np.int64], score: NDArray[np.float64], right: NDArray[np.bool_], wanted: NDArray[np.int64]) -> float:
-        return max(_mean_ap(class_index, score, right, wanted, boxes > 0) - base, 0.0)
-
-    by_kind: dict[Kind, float | None] = {}
-    for kind in KINDS:
-        if kind == "missed":
-            lost = [truth[image].class_index[error.truth] for image, item in enumerate(errors) for error in item.errors if error.kind == kind]
-            fewer = boxes - np.bincount(np.array(lost, dtype=np.int64), minlength=class_count)
-            by_kind[kind] = gain(points.class_index, points.score, points.right, fewer)
-            continue
-        touched = points.kind == KINDS.index(kind)
-        keep = ~touched | points.mends
-        mended_class = np.where(touched & points.mends, points.mended_class, points.class_index)
-        by_kind[kind] = gain(mended_class[keep], points.score[keep], (points.right | (touched & points.mends))[keep], boxes)
-    only_right = gain(points.class_index[points.right], points.score[points.right], points.right[points.right], boxes)
-    found = np.bincount(points.class_index[points.right], minlength=class_count)
-    return Gains(base, by_kind, only_right, gain(points.class_index, points.score, points.right, found))
-
-
-@dataclass(frozen=True)
-class _Points:
-    """All detections of all images, best first, as columns; `kind` is a position in KINDS, -1 when right."""
-
-    class_index: NDArray[np.int64]
-    score: NDArray[np.float64]
-    right: NDArray[np.bool_]
-    kind: NDArray[np.int64]
+    kind: Ints
+    detection: Ints
+    truth: Ints
+    iou: Floats
     mends: NDArray[np.bool_]
-    mended_class: NDArray[np.int64]
+    matched: Ints
 
 
-def _points(truth: Sequence[GroundTruth], detections: Sequence[Detections], errors: Sequence[ImageErrors]) -> _Points:
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]] = []
-    for labels, found, item in zip(truth, detections, errors, strict=True):
-        kind, mends, mended = np.full(len(found), -1), np.zeros(len(found), bool), found.class_index.copy()
-        for error in item.errors:
-            if error.detection is not None:
-                kind[error.detection] = KINDS.index(error.kind)
-                mends[error.detection] = error.mends
-                if error.kind == "class" and error.truth is not None:
-                    mended[error.detection] = labels.class_index[error.truth]
-        parts.append((found.class_index, found.score.astype(np.float64), item.matched >= 0, kind, mends, mended))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.argsort(-columns[1], kind="stable")
-    return _Points(*(column[order] for column in columns))
+def typed_errors(truth: TruthColumns, found: DetectionColumns, foreground_iou: float, background_iou: float) -> TypedErrors:
+    """Type every wrong box."""
+    row, label, iou = overlaps(truth, found)
+    same = truth.class_index[label] == found.class_index[row]
+    matched = greedy_match(found, row[same], label[same], iou[same], foreground_iou)
+    free = np.ones(len(truth), dtype=bool)
+    free[matched[matched >= 0]] = False
+
+    own, own_label = _best(len(found), row, label, np.where(same, iou, 0.0))
+    other, other_label = _best(len(found), row, label, np.where(same, 0.0, iou))
+    any_iou = np.maximum(own, other)
+    any_label = np.where((own > other) | ((own == other) & (own_label < other_label)), own_label, other_label)
+    conditions = [(own > 0) & (own >= background_iou) & (own <= foreground_iou), other >= foreground_iou, own > foreground_iou]
+    conditions.append(any_iou <= background_iou)
+    kind = np.select(conditions, [LOCATION, CLASS, DUPLICATE, BACKGROUND], BOTH)
+
+    wrong = np.flatnonzero(matched < 0)
+    kind = kind[wrong]
+    about = np.choose(kind, [other_label[wrong], own_label[wrong], any_label[wrong], own_label[wrong], -1], mode="clip")
+    overlap = np.choose(kind, [other[wrong], own[wrong], any_iou[wrong], own[wrong], any_iou[wrong]], mode="clip")
+    able = np.flatnonzero((kind == LOCATION) | (kind == CLASS))
+    able = able[free[about[able]]]
+    mends = np.zeros(len(wrong), dtype=bool)
+    mends[able[np.unique(about[able], return_index=True)[1]]] = True  # the first, which has the best score
+    free[about[mends]] = False
+    missed = np.flatnonzero(free)
+
+    image = np.concatenate([found.image[wrong], truth.image[missed]])
+    order = np.argsort(image, kind="stable")
+    return TypedErrors(
+        np.concatenate([kind, np.full(len(missed), MISSED)])[order],
+        np.concatenate([wrong, np.full(len(missed), -1)])[order],
+        np.concatenate([about, missed])[order],
+        np.concatenate([overlap, np.full(len(missed), np.nan)])[order],
+        np.concatenate([mends, np.zeros(len(missed), dtype=bool)])[order],
+        matched,
+    )
 
 
-def _mean_ap(
-    class_index: NDArray[np.int64], score: NDArray[np.float64], right: NDArray[np.bool_], boxes: NDArray[np.int64], counted: NDArray[np.bool_]
-) -> float:
-    values = []
-    for index in np.flatnonzero(counted):
-        rows = np.flatnonzero(class_index == index)
-        rows = rows[np.argsort(-score[rows], kind="stable")]
-        values.append(_average_precision(right[rows], int(boxes[index])))
-    return float(np.mean(values))
+def overlaps(truth: TruthColumns, found: DetectionColumns) -> tuple[Ints, Ints, Floats]:
+    """Every detection and label of one image that overlap: their rows and their IoU, ordered by detection, then label."""
+    parts = list(_overlap_blocks(truth, found))
+    row = np.concatenate([np.zeros(0, np.int64), *[part[0] for part in parts]])
+    label = np.concatenate([np.zeros(0, np.int64), *[part[1] for part in parts]])
+    return row, label, np.concatenate([np.zeros(0), *[part[2] for part in parts]])
 
 
-def _average_precision(right: NDArray[np.bool_], boxes: int) -> float:
-    """COCO's 101-point average precision of one class at one IoU, detections best first; 0 where no label is left to find."""
-    if not boxes or not len(right):
-        return 0.0
-    hits = np.cumsum(right)
-    precision = np.maximum.accumulate((hits / np.arange(1, len(right) + 1))[::-1])[::-1]
-    position = np.searchsorted(hits / boxes, _RECALL_GRID, side="left")
-    return float(np.where(position < len(right), precision[np.minimum(position, len(right) - 1)], 0.0).mean())
+def _overlap_blocks(truth: TruthColumns, found: DetectionColumns) -> Iterator[tuple[Ints, Ints, Floats]]:
+    first = np.searchsorted(truth.image, found.image, side="left")
+    count = np.searchsorted(truth.image, found.image, side="right") - first
+    total = np.cumsum(count)
+    truth_area = np.prod(np.maximum(truth.xyxy[:, 2:] - truth.xyxy[:, :2], 0), axis=1)
+    found_area = np.prod(np.maximum(found.xyxy[:, 2:] - found.xyxy[:, :2], 0), axis=1)
+    truth_sides, found_sides = np.ascontiguousarray(truth.xyxy.T), np.ascontiguousarray(found.xyxy.T)
+    start = 0
+    while start < len(found):
+        before = int(total[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(total, before + _BLOCK_PAIRS, side="right")))
+        counts = count[start:stop]
+        row = np.repeat(np.arange(start, stop), counts)
+        label = np.arange(len(row)) - np.repeat(total[start:stop] - counts - before, counts) + first[row]
+        width = np.minimum(found_sides[2][row], truth_sides[2][label]) - np.maximum(found_sides[0][row], truth_sides[0][label])
+        near = np.flatnonzero(width > 0)
+        row, label, width = row[near], label[near], width[near]
+        height = np.minimum(found_sides[3][row], truth_sides[3][label]) - np.maximum(found_sides[1][row], truth_sides[1][label])
+        near = np.flatnonzero(height > 0)
+        row, label = row[near], label[near]
+        intersection = width[near] * height[near]
+        yield row, label, intersection / (found_area[row] + truth_area[label] - intersection)
+        start = stop
+
+
+def greedy_match(found: DetectionColumns, row: Ints, label: Ints, iou: Floats, threshold: float) -> Ints:
+    """COCO's matching: best score first, each detection takes the free label that it overlaps most, from `threshold` on; returns (detections,).
+
+    `row`, `label` and `iou` are the overlapping pairs of one class, ordered by detection. Of labels with the same IoU the last is taken, as in
+    pycocotools. Detections of the same rank within their image and class cannot want the same label, so they are matched together.
+    """
+    matched = np.full(len(found), -1, dtype=np.int64)
+    enough = iou >= threshold
+    row, label, iou = row[enough], label[enough], iou[enough]
+    rows = np.unique(row)
+    rank = np.zeros(len(found), dtype=np.int64)
+    rank[rows] = _rank_in_group(found.image[rows] * (found.class_index.max(initial=0) + 1) + found.class_index[rows])
+    order = np.lexsort((-label, -iou, row, rank[row]))
+    row, label = row[order], label[order]
+    free = np.ones(int(label.max(initial=-1)) + 1, dtype=bool)
+    ends = np.cumsum(np.bincount(rank[row])) if len(row) else np.zeros(0, np.int64)
+    begin = 0
+    for end in ends:
+        open_rows, open_labels = row[begin:end], label[begin:end]
+        still = free[open_labels]
+        open_rows, open_labels = open_rows[still], open_labels[still]
+        best = np.flatnonzero(np.diff(open_rows, prepend=-1))
+        matched[open_rows[best]] = open_labels[best]
+        free[open_labels[best]] = False
+        begin = int(end)
+    return matched
+
+
+def capped(found: DetectionColumns, limit: int = MAX_DETECTIONS) -> NDArray[np.bool_]:
+    """Which detections are among the best `limit` of their class on their image, as the COCO evaluation counts them."""
+    result: NDArray[np.bool_] = _rank_in_group(found.image * (found.class_index.max(initial=0) + 1) + found.class_index) < limit
+    return result
+
+
+def _rank_in_group(key: Ints) -> Ints:
+    """For each element, how many earlier ones have the same key."""
+    order = np.argsort(key, kind="stable")
+    ordered = key[order]
+    rank = np.empty(len(key), dtype=np.int64)
+    rank[order] = np.arange(len(key)) - np.searchsorted(ordered, ordered, side="left")
+    return rank
+
+
+def _best(rows: int, row: Ints, label: Ints, iou: Floats) -> tuple[Floats, Ints]:
+    """For each detection the highest IoU and its label, the first of equals; 0 and -1 where there is none. Pairs are ordered by detection."""
+    best, best_label = np.zeros(rows), np.full(rows, -1, dtype=np.int64)
+    if len(row):
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        highest = np.maximum.reduceat(iou, starts)
+        best[row[starts]] = highest
+        at = np.flatnonzero((iou == best[row]) & (iou > 0))
+        first = at[np.flatnonzero(np.diff(row[at], prepend=-1))]
+        best_label[row[first]] = label[first]
+    return best, best_label

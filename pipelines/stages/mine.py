@@ -8,78 +8,76 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.core.cli import stage_main
+from pipelines.core.columns import DetectionColumns, TruthColumns, detections_from_images, truth_from_images
 from pipelines.core.errors import DataError
 from pipelines.core.images import read_image
-from pipelines.core.io import json_text, read_json, write_folder, write_jsonl, write_metrics
-from pipelines.core.params import MineParams, load_params
+from pipelines.core.io import json_text, read_json, write_folder, write_jsonl, write_metrics, write_text
+from pipelines.core.params import MineParams, Params, load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
 from pipelines.core.slices import SliceLimits
-from pipelines.core.types import Detections, Split
-from pipelines.mining import gallery
-from pipelines.mining.badcases import (
-    MinedImage,
-    badcase_rows,
-    class_of_row,
-    count_by,
-    kind_counts,
-    ranked_labeled,
-    ranked_unlabeled,
-    select,
-    shown_mask,
-)
-from pipelines.mining.tide import KINDS, capped, gains, image_errors
+from pipelines.core.types import Detections, Sample, Split
+from pipelines.mining.badcases import CLASS_OF_ROW, analyse, count_by, counts_of
+from pipelines.mining.gallery import MinedImage, picture
+from pipelines.mining.ranking import kind_counts, ranked_labeled, ranked_unlabeled
+from pipelines.mining.tide import capped, typed_errors
+from pipelines.mining.worth import gains
 
 Row = dict[str, Any]
 POOL: Split = "pool"
 
 
+@dataclass(frozen=True)
+class MinedSplit:
+    """One split: its images with their rows, all rows, and its part of the metrics."""
+
+    samples: list[Sample]
+    images: list[MinedImage]
+    rows: pl.DataFrame
+    metrics: Row
+
+
 def work(args: argparse.Namespace) -> None:
     """Mine all asked splits and write rows, ranking, gallery and metrics."""
     params = load_params(args.params)
-    classes, settings = params.class_names, params.mine
-    limits = SliceLimits(params.evaluate.small_area_px, params.evaluate.medium_area_px, params.evaluate.dark_below, params.evaluate.bright_above)
+    classes = params.class_names
     thresholds = _thresholds(args.evaluation / "thresholds.json", classes)
-    mined: dict[str, MinedImage] = {}
-    rows: list[Row] = []
-    ranked: list[Row] = []
-    metrics: Row = {"splits": {}}
-    for split in sorted(set(settings.splits)):
-        images = _mined(args.dataset, args.predictions, split, classes, thresholds, settings)
-        found = {item.sample.image_id: badcase_rows(item, classes, settings.foreground_iou, limits) for item in images}
-        mined |= {item.sample.image_id: item for item in images}
-        rows += [row for part in found.values() for row in part]
-        ranked += [ranked_labeled(item.sample, split, found[item.sample.image_id]) for item in images if found[item.sample.image_id]]
-        metrics["splits"][split] = _split_metrics(images, [row for part in found.values() for row in part], len(classes), settings)
+    splits = {split: _mined(args, split, params, thresholds) for split in sorted(set(params.mine.splits))}
+    rows = pl.concat([item.rows for item in splits.values()])
+    mined = {sample.image_id: image for item in splits.values() for sample, image in zip(item.samples, item.images, strict=True)}
+    labeled = [
+        ranked_labeled(sample, split, image.rows)
+        for split, item in splits.items()
+        for sample, image in zip(item.samples, item.images, strict=True)
+        if image.rows
+    ]
     pool = _ranked_pool(args.dataset, args.predictions, classes, thresholds)
-    ranked = sorted([*ranked, *(row for row in pool if row["kinds"])], key=lambda row: (-row["score"], row["image_id"]))
-    pictured = [row for row in ranked if row["image_id"] in mined][: settings.gallery_images]
-    metrics |= {
-        "counts": kind_counts(rows),
-        "by_class": count_by(rows, class_of_row),
-        "by_source": count_by(rows, lambda row: row["slice"]["source"]),
-        "by_brightness": count_by(rows, lambda row: row["slice"]["brightness"]),
-        "by_size": count_by(rows, lambda row: row["slice"]["size"]),
-        "ranked": {
-            "images": len(ranked),
-            "labeled": sum(row["split"] != POOL for row in ranked),
-            "unlabeled": sum(row["split"] == POOL for row in ranked),
-        },
-        "pool": {"images": len(pool), "not_unsure": sum(not row["kinds"] for row in pool)},
+    unlabeled = [row for row in pool if row["kinds"]]
+    ranked = sorted([*labeled, *unlabeled], key=lambda row: (-row["score"], row["image_id"]))
+    pictured = [row for row in ranked if row["image_id"] in mined][: params.mine.gallery_images]
+    metrics: Row = {
+        "splits": {split: item.metrics for split, item in splits.items()},
+        "counts": kind_counts(rows["kind"]),
+        "by_class": count_by(rows, CLASS_OF_ROW),
+        **{f"by_{name}": count_by(rows, pl.col("slice").struct.field(name)) for name in ("source", "brightness", "size")},
+        "ranked": {"images": len(ranked), "labeled": len(labeled), "unlabeled": len(unlabeled)},
+        "pool": {"images": len(pool), "not_unsure": len(pool) - len(unlabeled)},
         "gallery_images": len(pictured),
     }
     write_folder(args.gallery, _gallery(pictured, mined, args.raw, classes))
-    write_jsonl(args.badcases, rows)
+    write_text(args.badcases, rows.write_ndjson())
     write_jsonl(args.ranked, ranked)
     write_metrics(args.metrics, metrics)
-    listed = ", ".join(f"{kind} {count}" for kind, count in metrics["counts"].items())
+    listed = ", ".join(f"{kind} {count}" for kind, count in kind_counts(rows["kind"]).items())
     print(f"mine: {len(rows)} wrong boxes ({listed}), {len(ranked)} images ranked")
 
 
@@ -95,40 +93,65 @@ def _thresholds(path: Path, classes: Sequence[str]) -> NDArray[np.float64]:
     return np.array([float(values[name]) for name in classes])
 
 
-def _mined(
-    dataset: Path, predictions: Path, split: Split, classes: Sequence[str], thresholds: NDArray[np.float64], settings: MineParams
-) -> list[MinedImage]:
-    detections = read_detections(predictions / f"{split}.parquet", classes)
-    images = []
-    for sample in sorted(read_samples(dataset / f"{split}.jsonl"), key=lambda sample: sample.image_id):
-        truth, found = ground_truth(sample, classes), detections.get(sample.image_id, Detections.empty())
-        mask = shown_mask(found, thresholds)
-        errors = image_errors(truth, select(found, mask), settings.foreground_iou, settings.background_iou)
-        images.append(MinedImage(sample, split, truth, found, mask, errors))
-    return images
-
-
-def _split_metrics(images: Sequence[MinedImage], rows: Sequence[Row], class_count: int, settings: MineParams) -> Row:
-    truth = [item.truth for item in images]
-    everything = [capped(item.everything) for item in images]
-    errors = [image_errors(labels, found, settings.foreground_iou, settings.background_iou) for labels, found in zip(truth, everything, strict=True)]
-    cost = gains(truth, everything, errors, class_count)
-    kinds = [error.kind for item in errors for error in item.errors]
-    return {
-        "images": len(images),
-        "images_with_errors": len({row["image_id"] for row in rows}),
-        "boxes": sum(len(item.class_index) for item in truth),
-        "shown": sum(int(item.shown.sum()) for item in images),
-        "right": sum(int((item.errors.matched >= 0).sum()) for item in images),
-        "counts": kind_counts(rows),
-        "by_class": count_by(rows, class_of_row),
-        "by_source": count_by(rows, lambda row: row["slice"]["source"]),
-        "tide": {
-            "AP50": cost.ap50,
-            "counts": {kind: kinds.count(kind) for kind in KINDS},
-            "dAP": {**cost.by_kind, "false_positives": cost.false_positives, "false_negatives": cost.false_negatives},
-        },
+def _mined(args: argparse.Namespace, split: Split, params: Params, thresholds: NDArray[np.float64]) -> MinedSplit:
+    classes, settings = params.class_names, params.mine
+    samples = sorted(read_samples(args.dataset / f"{split}.jsonl"), key=lambda sample: sample.image_id)
+    stored = read_detections(args.predictions / f"{split}.parquet", classes)
+    found = [stored.get(sample.image_id, Detections.empty()) for sample in samples]
+    labels = [ground_truth(sample, classes) for sample in samples]
+    truth, everything = truth_from_images(labels), detections_from_images(found)
+    shown = everything.where(everything.score >= thresholds[everything.class_index])
+    limits = SliceLimits(params.evaluate.small_area_px, params.evaluate.medium_area_px, params.evaluate.dark_below, params.evaluate.bright_above)
+    analysis = analyse(
+        truth,
+        shown,
+        classes,
+        _images(samples, split, limits),
+        limits,
+        foreground_iou=settings.foreground_iou,
+        background_iou=settings.background_iou,
+        hidden=everything,
+    )
+    rows_of = {name: part.to_dicts() for (name,), part in analysis.rows.group_by(["image_id"])}
+    images = [
+        MinedImage(label, item, item.score.astype(np.float64) >= thresholds[item.class_index], rows_of.get(sample.image_id, []))
+        for sample, label, item in zip(samples, labels, found, strict=True)
+    ]
+    metrics: Row = {
+        "images": len(samples),
+        "images_with_errors": len(rows_of),
+        "boxes": len(truth),
+        "shown": len(shown),
+        "right": int((analysis.errors.matched >= 0).sum()),
+        "counts": analysis.counts,
+        "by_class": count_by(analysis.rows, CLASS_OF_ROW),
+        "by_source": count_by(analysis.rows, pl.col("slice").struct.field("source")),
+        "tide": _tide(truth, everything.where(capped(everything)), len(classes), settings),
     }
+    return MinedSplit(samples, images, analysis.rows, metrics)
+
+
+def _images(samples: Sequence[Sample], split: Split, limits: SliceLimits) -> pl.DataFrame:
+    """What every row says of its image."""
+    slices = [{"source": sample.source, "brightness": limits.brightness(sample.brightness)} for sample in samples]
+    return pl.DataFrame(
+        {
+            "image_id": [sample.image_id for sample in samples],
+            "image": [sample.path for sample in samples],
+            "split": [split for _ in samples],
+            "slice": slices,
+        },
+        schema={"image_id": pl.String, "image": pl.String, "split": pl.String, "slice": pl.Struct({"source": pl.String, "brightness": pl.String})},
+    )
+
+
+def _tide(truth: TruthColumns, found: DetectionColumns, class_count: int, settings: MineParams) -> Row:
+    """The kinds over all detections, and what each costs in AP50."""
+    errors = typed_errors(truth, found, settings.foreground_iou, settings.background_iou)
+    cost = gains(truth, found, errors, class_count)
+    dap: Row = {str(kind): gain for kind, gain in cost.by_kind.items()}
+    dap |= {"false_positives": cost.false_positives, "false_negatives": cost.false_negatives}
+    return {"AP50": cost.ap50, "counts": counts_of(errors), "dAP": dap}
 
 
 def _ranked_pool(dataset: Path, predictions: Path, classes: Sequence[str], thresholds: NDArray[np.float64]) -> list[Row]:
@@ -143,7 +166,7 @@ def _gallery(pictured: Sequence[Row], mined: dict[str, MinedImage], raw: Path, c
     index = []
     for row in tqdm(pictured, desc="gallery", unit="image", disable=None):
         name = f"{row['image_id'][:16]}.jpg"
-        files[name] = gallery.picture(read_image(raw / row["path"]), mined[row["image_id"]], classes)
+        files[name] = picture(read_image(raw / row["path"]), mined[row["image_id"]], classes)
         index.append({"file": name, **row})
     files["index.json"] = json_text(index).encode()
     return files
