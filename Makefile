@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3.11
 SHARED ?= ../shared
+# Label Studio pins much that would fight our own packages, so it has an environment of its own.
+LABEL_STUDIO_VENV ?= .venv-labelstudio
 
 BIN := $(abspath $(VENV))/bin
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
@@ -9,7 +11,10 @@ STAMP := $(VENV)/.detloop-$(KEY)
 # The checkout's own code wins over what a shared environment has installed.
 ENV := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" PYTHONDONTWRITEBYTECODE=1
 
-.PHONY: setup repro test check bccd report clean
+LABEL_STUDIO := $(abspath $(LABEL_STUDIO_VENV))/bin/label-studio
+LABEL_STUDIO_STAMP := $(LABEL_STUDIO_VENV)/.detloop-$(shell cksum < constraints-labelstudio.txt | cut -d ' ' -f 1)
+
+.PHONY: setup repro test check bccd labelstudio labelstudio-stop
 
 setup: $(STAMP)
 
@@ -23,8 +28,19 @@ repro: setup  ## sample (when the inbox is empty), then the whole round
 	@$(ENV) dvc repro
 	@$(ENV) detloop report
 
-test: setup
-	@$(ENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+$(LABEL_STUDIO_STAMP):
+	@test -x "$(LABEL_STUDIO_VENV)/bin/python" || $(PYTHON) -m venv "$(LABEL_STUDIO_VENV)"
+	"$(LABEL_STUDIO_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints-labelstudio.txt label-studio
+	@touch "$(LABEL_STUDIO_STAMP)"
+
+labelstudio: setup $(LABEL_STUDIO_STAMP)  ## start a Label Studio on this machine; prints what to export and the project's page
+	@$(ENV) detloop labels serve --program "$(LABEL_STUDIO)"
+
+labelstudio-stop: setup
+	@$(ENV) detloop labels stop
+
+test: setup $(LABEL_STUDIO_STAMP)
+	@$(ENV) LABEL_STUDIO_VENV="$(abspath $(LABEL_STUDIO_VENV))" python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	@$(ENV) ruff format --check --quiet .

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "sample": "write the sample: a product log, labels and the files that real folders hold",
     "import": "bring a labeled dataset in (voc, coco, yolo, labelstudio)",
     "analyze": "tell what is wrong with any model's detections (COCO files): COCO and TIDE figures, a row for each wrong box",
+    "labels": "talk with Label Studio: status, push, pull, progress; serve and stop one on this machine",
     "queue": "turn the mined list into the round's queue for people",
     "predict": "run a released bundle on images",
     "bundle": "test a released bundle on its golden vectors",

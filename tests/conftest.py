@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.label_studio import Studio
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,3 +33,17 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A real Label Studio on this machine, one for the session. `make test` installs it; without it CI fails, others skip."""
+    program = Path(os.environ.get("LABEL_STUDIO_VENV", ROOT / ".venv-labelstudio")) / "bin/label-studio"
+    if not program.is_file():
+        message = f"needs Label Studio, and {program} is missing: `make test` installs it, LABEL_STUDIO_VENV names another place"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    server = Studio(program, tmp_path_factory.mktemp("label_studio"))
+    yield server
+    server.stop()

@@ -235,7 +235,8 @@ class Project:
 
     def run(self, labeling: str = "") -> Done:
         (self.folder / "params.yaml").write_text(PARAMS + (f"labeling: {{{labeling}}}\n" if labeling else ""))
-        names = {"params": "params.yaml", "sources": "sources", "manifest": "manifest.parquet"}
+        names = {"params": "params.yaml", "sources": "sources", "queue": "queue", "manifest": "manifest.parquet", "raw": "raw"}
+        names |= {"predictions": "predictions", "cache": "work/tasks.jsonl"}
         names |= {"annotations": "out/annotations.jsonl", "issues": "out/issues.jsonl", "metrics": "out/labels.json"}
         args = argparse.Namespace(**{name: self.folder / path for name, path in names.items()})
         errors = io.StringIO()
@@ -353,7 +354,7 @@ def test_same_content_same_bytes(project: Project):
 
 def test_the_stage_runs_as_a_module_and_starts_nothing_heavy(project: Project):
     (project.folder / "params.yaml").write_text(PARAMS)
-    paths = ("params.yaml", "sources", "manifest.parquet", "annotations.jsonl", "issues.jsonl", "labels.json")
+    paths = ("params.yaml", "sources", "queue", "manifest.parquet", "raw", "predictions", "cache", "annotations.jsonl", "issues.jsonl", "labels.json")
     options = [text for path in paths for text in (f"--{path.partition('.')[0].replace('labels', 'metrics')}", str(project.folder / path))]
     command = [sys.executable, "-X", "importtime", "-m", "pipelines.stages.label_sync", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -370,12 +371,14 @@ def test_the_stage_runs_as_a_module_and_starts_nothing_heavy(project: Project):
         ("unknown class", "", "26 labels have a class that params.yaml lacks (it has ['bolt', 'nut', 'screw']): add the class or an alias"),
         ("no ids", "", "detloop import"),
         ("bad date", "", "has the date 'yesterday', wanted ISO 8601"),
-        ([], "source: label_studio", "labeling.source = 'label_studio': this version reads no server: set `labeling.source: files`"),
+        ([], "source: label_studio", "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY not set"),
         ([], "resolve: newest", "labeling.resolve = 'newest'"),
     ],
     ids=["other JSON", "unknown class", "no image_id", "date", "server", "params"],
 )
-def test_what_is_refused_leaves_the_snapshot(project: Project, content: Any, labeling: str, message: str):
+def test_what_is_refused_leaves_the_snapshot(project: Project, monkeypatch: pytest.MonkeyPatch, content: Any, labeling: str, message: str):
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     write_json(project.sources / "team.json", [project.task(1, A, _by(11, [BOLT], 1))])
     assert project.run().returncode == 0
     before = (project.folder / "out/annotations.jsonl").read_bytes()

@@ -34,6 +34,8 @@ OWNERS = {
     "ultralytics": ("training.",),
     "albumentations": ("training.augment",),
     "dvclive": ("training.",),
+    "label_studio_sdk": ("pipelines.labeling.server.client",),
+    "httpx": ("pipelines.labeling.server.client", "pipelines.labeling.server.local"),
     "hotcoco": ("pipelines.evaluation.coco",),
     "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx"),
     "openvino": ("export.runners.openvino",),
@@ -44,7 +46,22 @@ OWNERS = {
 AT_IMPORT = {"quiet_ultralytics"}
 # What a module may never pull in at import, directly or through our own modules: it would be paid for in every no-op `dvc repro`.
 LIGHT = ("pipelines.cli", "pipelines.stages.label_sync")
-HEAVY = ("torch", "torchvision", "ultralytics", "albumentations", "cv2", "matplotlib", "onnx", "onnxruntime", "openvino", "hotcoco", "dvclive", "PIL")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "albumentations",
+    "cv2",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "hotcoco",
+    "dvclive",
+    "PIL",
+    "httpx",
+    "label_studio_sdk",
+)
 
 
 def module_files() -> dict[str, Path]:

@@ -7,6 +7,7 @@
     │   ├── ClassContractError  a class name or a contract hash does not fit params.yaml
     │   └── LeakError       the same scene stands on two sides of the split
     ├── GateError           a result is below what params.yaml asks for
+    ├── ServerError         a server is down, refuses, or answers what it should not
     └── MissingPartError    a library, tool or device is not on this machine
 
 A message says what was wanted, what was found, where, and what to do next.
@@ -45,6 +46,10 @@ class LeakError(DataError):
 
 class GateError(DetloopError):
     """A result is below what params.yaml asks for."""
+
+
+class ServerError(DetloopError):
+    """A server is down, refuses, or answers what it should not."""
 
 
 class MissingPartError(DetloopError):

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines.core.errors import DataError, MissingInputError
 
@@ -47,8 +47,9 @@ def require_folder(path: Path, hint: str = "run `dvc repro`") -> Path:
     return path
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` as `.NAME.tmp` beside `path`, then rename: readers see the old file or the new one.
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file `.NAME.tmp` beside `path` to write; renamed to `path` when the block ends well: readers see the old file or the new one.
 
     The temporary name is fixed, so what a killed writer left is overwritten by the next one. Not for two writers of one path at the same time.
     """
@@ -56,13 +57,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` as `new_file` does."""
+    with new_file(path) as file:
+        file.write(content)
 
 
 @contextmanager

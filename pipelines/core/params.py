@@ -42,13 +42,26 @@ class CollectParams(Section):
 
 
 class LabelingParams(Section):
-    """Where labels come from and how several opinions become one."""
+    """Where labels come from and how several opinions become one.
+
+    A policy says what becomes of a region that is no ordinary box; `conflict` makes the whole image one, to be looked at by people.
+    """
 
     source: Literal["files", "label_studio"] = "files"
+    project: Annotated[str, Field(min_length=3, max_length=50)] = "detloop"
+    images: Annotated[str, Field(min_length=1)] = "upload"
+    prelabel_score: Fraction = 0.3
+    max_loss_fraction: Fraction = 0.1
     resolve: Literal["latest", "consensus", "ground_truth"] = "latest"
     consensus_iou: Fraction = 0.5
-    past_edge: Literal["clip", "drop"] = "clip"
-    rotated: Literal["drop", "bounding_box"] = "drop"
+    past_edge: Literal["clip", "drop", "conflict"] = "clip"
+    rotated: Literal["drop", "bounding_box", "conflict"] = "drop"
+    polygon: Literal["drop", "bounding_box", "conflict"] = "drop"
+    brush: Literal["drop", "conflict"] = "drop"
+    keypoint: Literal["drop", "conflict"] = "drop"
+    unknown_class: Literal["refuse", "drop", "conflict"] = "refuse"
+    zero_area: Literal["drop", "conflict"] = "drop"
+    duplicate_region_id: Literal["keep", "conflict"] = "keep"
     min_box_side_px: Annotated[float, Field(gt=0)] = 1
 
 

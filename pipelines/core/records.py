@@ -16,6 +16,7 @@ from pipelines.core.types import Annotation, Box, Detections, GroundTruth, Sampl
 
 Record = TypeVar("Record")
 
+PREDICTED_BY = "model.json"  # in the folder of predictions: {"weights_sha256": …} of the model that made them
 BOX_DIGITS = 3  # labels are kept to a thousandth of a pixel
 
 

@@ -23,10 +23,19 @@ _NO_REGION = {"choices", "textarea", "rating", "taxonomy", "number", "datetime",
 
 
 @dataclass(frozen=True)
+class LabelStudioPrediction:
+    """The pre-labels that a person was shown."""
+
+    model_version: str
+    boxes: tuple[ReadBox, ...]
+
+
+@dataclass(frozen=True)
 class LabelStudioAnnotation:
     """What one person submitted (or skipped) on one task.
 
-    `sizes_wh` are the image sizes that its boxes were drawn on: none without a box, ordinarily one.
+    `sizes_wh` are the image sizes that its boxes were drawn on: none without a box, ordinarily one. `prediction` is the server's copy of the
+    pre-labels at the moment of submission, which stays when the task's predictions are replaced.
     """
 
     annotation_id: str
@@ -37,6 +46,8 @@ class LabelStudioAnnotation:
     sizes_wh: tuple[tuple[int, int], ...]
     boxes: tuple[ReadBox, ...]
     problems: tuple[Problem, ...]
+    lead_time_s: float | None = None
+    prediction: LabelStudioPrediction | None = None
 
     @property
     def empty(self) -> bool:
@@ -64,10 +75,15 @@ def read_tasks(value: Any, name: str) -> tuple[LabelStudioTask, ...]:
     """
     if not isinstance(value, list):
         raise DataError(f"{name} is not a Label Studio JSON export (a list of tasks): export the project again as JSON")
-    return tuple(_task(row, f"{name} task {position}") for position, row in enumerate(value))
+    return tuple(read_task(row, f"{name} task {position}") for position, row in enumerate(value))
 
 
-def _task(row: Any, where: str) -> LabelStudioTask:
+def read_task(row: Any, where: str) -> LabelStudioTask:
+    """Read one task of a parsed export.
+
+    Raises:
+        DataError: no `data` or no `annotations`; `where` says which task.
+    """
     if not isinstance(row, Mapping) or not isinstance(row.get("data"), Mapping) or not isinstance(row.get("annotations"), list):
         raise DataError(f"{where} has no `data` or no `annotations`: export the project again as JSON (JSON-MIN leaves out what is needed)")
     data = row["data"]
@@ -96,7 +112,21 @@ def _annotation(row: Any, where: str) -> LabelStudioAnnotation:
         sizes_wh=sizes,
         boxes=boxes,
         problems=problems,
+        lead_time_s=_seconds(row.get("lead_time")),
+        prediction=_prediction(row.get("prediction")),
     )
+
+
+def _seconds(value: Any) -> float | None:
+    numbers = finite_numbers([value])
+    return numbers[0] if numbers and numbers[0] >= 0 else None
+
+
+def _prediction(value: Any) -> LabelStudioPrediction | None:
+    """None where nothing was shown (an empty object), or what was shown has no version to name it by."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("result"), list) or not value.get("model_version"):
+        return None
+    return LabelStudioPrediction(str(value["model_version"]), _regions(value["result"])[1])
 
 
 def _person(value: Any) -> str | None:
@@ -128,7 +158,11 @@ def _regions(result: Sequence[Any]) -> tuple[tuple[tuple[int, int], ...], tuple[
             seen.add(region_id)
         shape = kind.removesuffix("labels")
         if shape != "rectangle":
-            problems.append(Problem(_SHAPES.get(shape, "other_region"), where, f"a region of type {kind} is no box"))
+            around = _around_polygon(row, labels.get(str(region_id), [])) if shape == "polygon" else None
+            if around is not None:
+                sizes.add(around[0])
+            detail = f"a region of type {kind} is no box"
+            problems.append(Problem(_SHAPES.get(shape, "other_region"), where, detail, around[1] if around else None))
             continue
         read = _rectangle(row, labels.get(str(region_id), []), where)
         if isinstance(read, Problem):
@@ -173,6 +207,24 @@ def _rectangle(row: Mapping[str, Any], labels_beside: Sequence[Any], where: str)
     return size_wh, ReadBox(Box(str(labels[0]), xyxy_from_percent(numbers, size_wh, rotation)), where, rotation)
 
 
+def _around_polygon(row: Mapping[str, Any], labels_beside: Sequence[Any]) -> tuple[tuple[int, int], Box] | None:
+    """The image's size and the upright box around a polygon; None when it is malformed or has not one label."""
+    value = row.get("value")
+    size_wh = positive_size(row.get("original_width"), row.get("original_height"))
+    if not isinstance(value, Mapping) or size_wh is None or row.get("item_index") or row.get("image_rotation"):
+        return None
+    labels = list(value.get("polygonlabels") or labels_beside)
+    points = value.get("points")
+    if len(labels) != 1 or not isinstance(points, list) or not points or not all(isinstance(point, list) and len(point) == 2 for point in points):
+        return None
+    numbers = finite_numbers([number for point in points for number in point])
+    if numbers is None:
+        return None
+    xs, ys = numbers[::2], numbers[1::2]
+    percent = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+    return size_wh, Box(str(labels[0]), xyxy_from_percent(percent, size_wh))
+
+
 def xyxy_from_percent(xywh: Sequence[float], size_wh: tuple[int, int], rotation_deg: float = 0.0) -> tuple[float, float, float, float]:
     """Pixels of the upright box around `xywh` (percent of the image's sides), which is turned clockwise about its own top-left corner."""
     width, height = size_wh
@@ -200,6 +252,19 @@ def region_from_box(box: Box, size_wh: tuple[int, int], region_id: str, from_nam
         "image_rotation": 0,
         "value": {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "rotation": 0, "rectanglelabels": [box.class_name]},
     }
+
+
+def prediction_from_boxes(
+    boxes: Iterable[tuple[Box, float, str]], size_wh: tuple[int, int], model_version: str, from_name: str = "label", to_name: str = "image"
+) -> dict[str, Any]:
+    """One entry of a task's `predictions`: boxes in pixels with their scores and the labels that stand for their classes; its score is their mean."""
+    found = list(boxes)
+    result = [
+        region_from_box(Box(label, box.xyxy), size_wh, f"{model_version[:8]}-{number}", from_name, to_name) | {"score": round(score, 4)}
+        for number, (box, score, label) in enumerate(found, start=1)
+    ]
+    mean = sum(score for _, score, _ in found) / len(found) if found else 0.0
+    return {"model_version": model_version, "score": round(mean, 4), "result": result}
 
 
 def annotation_from_boxes(

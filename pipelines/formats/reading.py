@@ -20,11 +20,15 @@ ZERO_AREA, OUTSIDE, PAST_EDGE = "zero_area_box", "outside_image", "past_edge"
 
 @dataclass(frozen=True)
 class Problem:
-    """One record that is not an ordinary box: what is wrong, where in the source it stands, and what was found there."""
+    """One record that is not an ordinary box: what is wrong, where in the source it stands, and what was found there.
+
+    `around` is the upright box around a shape that has one.
+    """
 
     kind: str
     where: str
     detail: str
+    around: Box | None = None
 
 
 @dataclass(frozen=True)

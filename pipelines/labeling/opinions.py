@@ -7,18 +7,19 @@ conflict, never a verified-empty image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.core.errors import ClassContractError, listed
 from pipelines.core.records import BOX_DIGITS
 from pipelines.core.types import Box, LabelState
+from pipelines.formats.labelstudio import LabelStudioPrediction
 from pipelines.formats.reading import OUTSIDE, PAST_EDGE, ZERO_AREA, Problem, ReadBox, geometry_problem
 
-# Problems that a reader lists beside a box which it returns all the same.
-_KEPT_PROBLEMS = {"duplicate_region_id", "duplicate_id"}
-_ROTATED = "rotated"
+_ROTATED, _UNKNOWN_CLASS = "rotated", "unknown_class"
+# What an issue says of each policy.
+_ACTION = {"drop": "dropped", "clip": "clipped", "bounding_box": "bounding_box", "keep": "kept", "conflict": "conflict"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Opinion:
     annotation_ids: tuple[str, ...] = ()
     annotated_at: str | None = None
     ground_truth: bool = False
+    lead_time_s: float | None = None
+    prelabels: LabelStudioPrediction | None = None
 
     @property
     def name(self) -> str:
@@ -69,12 +72,23 @@ class Issue:
 
 @dataclass(frozen=True)
 class Policies:
-    """The part of params.yaml that judges boxes; `class_of` maps every name and alias to the class's name."""
+    """The part of params.yaml that judges regions; `class_of` maps every name and alias to the class's name. See `LabelingParams` for the values."""
 
     class_of: Mapping[str, str]
     past_edge: str = "clip"
     rotated: str = "drop"
+    polygon: str = "drop"
+    brush: str = "drop"
+    keypoint: str = "drop"
+    unknown_class: str = "refuse"
+    zero_area: str = "drop"
+    duplicate_region_id: str = "keep"
     min_box_side_px: float = 1
+
+    def of_problem(self, kind: str) -> str:
+        """The policy for a reader's problem: that of its kind, keep for a box id used twice in an import, drop for the rest."""
+        own = {"polygon": self.polygon, "brush": self.brush, "keypoint": self.keypoint, "duplicate_region_id": self.duplicate_region_id}
+        return own.get(kind, "keep" if kind == "duplicate_id" else "drop")
 
 
 @dataclass(frozen=True)
@@ -94,20 +108,30 @@ class Verdict:
         return (self.state, self.reason, tuple(sorted((box.class_name, box.xyxy) for box in self.boxes)))
 
 
-def require_known_classes(opinions: Iterable[Opinion], class_of: Mapping[str, str]) -> None:
-    """Refuse labels of classes that the contract lacks.
+def require_known_classes(opinions: Iterable[Opinion], policies: Policies) -> None:
+    """Refuse labels of classes that the contract lacks, where the policy is to refuse.
 
     Raises:
         ClassContractError: lists the first records and the count.
     """
+    if policies.unknown_class != "refuse":
+        return
     records = [
-        f"{item.source} {box.where} of annotation {item.name or '-'} on image {item.image_id[:12]}: {box.box.class_name!r}"
+        f"{item.source} {where} of annotation {item.name or '-'} on image {item.image_id[:12]}: {name!r}"
         for item in opinions
         if item.state != "skipped"
-        for box in item.boxes
-        if box.box.class_name not in class_of
+        for where, name in _labels(item, policies)
+        if name not in policies.class_of
     ]
-    refuse_unknown(records, class_of)
+    refuse_unknown(records, policies.class_of)
+
+
+def _labels(opinion: Opinion, policies: Policies) -> Iterator[tuple[str, str]]:
+    """Where a label that may be used stands, and its name."""
+    yield from ((read.where, read.box.class_name) for read in opinion.boxes)
+    for item in opinion.problems:
+        if item.around is not None and policies.of_problem(item.kind) == "bounding_box":
+            yield item.where, item.around.class_name
 
 
 def refuse_unknown(records: Sequence[str], class_of: Mapping[str, str]) -> None:
@@ -120,21 +144,27 @@ def refuse_unknown(records: Sequence[str], class_of: Mapping[str, str]) -> None:
 
 
 def judge(opinion: Opinion, size_wh: tuple[int, int], policies: Policies) -> Verdict:
-    """Apply the policies to an opinion on an image whose true size is `size_wh`. All classes must be known (`require_known_classes`)."""
+    """Apply the policies to an opinion on an image whose true size is `size_wh`. With `unknown_class: refuse` all classes must be known."""
     if opinion.state == "skipped":
         return Verdict(opinion, "skipped")
     wrong_sizes = [size for size in opinion.sizes_wh if size != size_wh]
     if wrong_sizes:
         detail = f"labeled at {wrong_sizes[0][0]}x{wrong_sizes[0][1]}, the image is {size_wh[0]}x{size_wh[1]}"
         return Verdict(opinion, "conflict", (), "size_mismatch", (_issue(opinion, "size_mismatch", detail, "conflict"),))
-    issues = [
-        _issue(opinion, item.kind, f"{item.where}: {item.detail}", "kept" if item.kind in _KEPT_PROBLEMS else "dropped")
-        for item in opinion.problems
-        if item.kind != _ROTATED  # the box's own angle says so again, with what was done about it
-    ]
+    issues: list[Issue] = []
+    reads = list(opinion.boxes)
+    for item in opinion.problems:
+        if item.kind == _ROTATED:
+            continue  # the box's own angle says so again, with what was done about it
+        policy = policies.of_problem(item.kind)
+        if policy == "bounding_box" and item.around is not None:
+            reads.append(ReadBox(item.around, item.where))
+        elif policy == "bounding_box":
+            policy = "drop"  # there is no box around it: malformed, or without one label
+        issues.append(_issue(opinion, item.kind, f"{item.where}: {item.detail}", _ACTION[policy]))
     boxes: dict[Box, None] = {}  # a set that keeps its order
     aliases: Counter[str] = Counter()
-    for read in opinion.boxes:
+    for read in reads:
         box, found = _judge_box(opinion, read, size_wh, policies)
         issues.extend(found)
         if box is None:
@@ -147,6 +177,9 @@ def judge(opinion: Opinion, size_wh: tuple[int, int], policies: Policies) -> Ver
             aliases[read.box.class_name] += 1
     if opinion.state == "conflict":
         return Verdict(opinion, "conflict", (), "conflict_in_source", tuple(issues))
+    asked = [item.kind for item in issues if item.action == "conflict"]
+    if asked:
+        return Verdict(opinion, "conflict", (), asked[0], tuple(issues))
     if not boxes and (opinion.boxes or opinion.problems):
         issues.append(_issue(opinion, "all_boxes_dropped", "none of its regions can be used, which does not make the image empty", "conflict"))
         return Verdict(opinion, "conflict", (), "all_boxes_dropped", tuple(issues))
@@ -154,27 +187,33 @@ def judge(opinion: Opinion, size_wh: tuple[int, int], policies: Policies) -> Ver
 
 
 def _judge_box(opinion: Opinion, read: ReadBox, size_wh: tuple[int, int], policies: Policies) -> tuple[Box | None, list[Issue]]:
-    name = policies.class_of[read.box.class_name]
+    name = policies.class_of.get(read.box.class_name)
     xyxy = _rounded(read.box.xyxy)
     issues: list[Issue] = []
 
-    def say(kind: str, action: str, more: str = "") -> None:
-        issues.append(_issue(opinion, kind, f"{read.where}: {list(xyxy)}{more}", action, name))
+    def say(kind: str, policy: str, more: str = "") -> None:
+        issues.append(_issue(opinion, kind, f"{read.where}: {list(xyxy)}{more}", _ACTION[policy], name or read.box.class_name))
 
+    size = f" on {size_wh[0]}x{size_wh[1]}"
+    if name is None:
+        say(_UNKNOWN_CLASS, policies.unknown_class, f" is a {read.box.class_name}, which is no class")
+        return None, issues
     if read.rotation_deg:
-        say(_ROTATED, "dropped" if policies.rotated == "drop" else "bounding_box", f", turned by {read.rotation_deg:g} degrees")
-        if policies.rotated == "drop":
+        say(_ROTATED, policies.rotated, f", turned by {read.rotation_deg:g} degrees")
+        if policies.rotated != "bounding_box":
             return None, issues
     problem = geometry_problem(xyxy, size_wh)
-    if problem in (ZERO_AREA, OUTSIDE) or (problem == PAST_EDGE and policies.past_edge == "drop"):
-        say(str(problem), "dropped", f" on {size_wh[0]}x{size_wh[1]}")
+    if problem in (ZERO_AREA, OUTSIDE):
+        say(problem, policies.zero_area if problem == ZERO_AREA else "drop", size)
         return None, issues
     if problem == PAST_EDGE:
-        say(PAST_EDGE, "clipped", f" on {size_wh[0]}x{size_wh[1]}")
+        say(PAST_EDGE, policies.past_edge, size)
+        if policies.past_edge != "clip":
+            return None, issues
     x1, y1, x2, y2 = xyxy
     cut = _rounded((max(x1, 0.0), max(y1, 0.0), min(x2, float(size_wh[0])), min(y2, float(size_wh[1]))))
     if min(cut[2] - cut[0], cut[3] - cut[1]) < policies.min_box_side_px:
-        say("small_box", "dropped", f", a side below {policies.min_box_side_px:g} px")
+        say("small_box", "drop", f", a side below {policies.min_box_side_px:g} px")
         return None, issues
     return Box(name, cut), issues
 

@@ -6,7 +6,7 @@ A line of NAME.jsonl is a line of annotations.jsonl whose boxes may still be wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,30 +48,58 @@ def read_sources(folder: Path) -> Sources:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{folder} has {twice[0]}.json and {twice[0]}.jsonl: a source has one file, rename or remove one")
+    other = tuple(path.name for path in entries if path not in files)
+    return merged([*(_read_source(path) for path in files), Sources((), (), (), 0, 0, 0, other)])
+
+
+def merged(parts: Sequence[Sources]) -> Sources:
+    """Several sources as one.
+
+    Raises:
+        DataError: two of one name.
+    """
+    names = tuple(name for part in parts for name in part.names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"two label sources have the name {twice[0]!r}: rename the file, or labeling.project")
+    return Sources(
+        names,
+        tuple(item for part in parts for item in part.opinions),
+        tuple(item for part in parts for item in part.issues),
+        sum(part.unlabeled_tasks for part in parts),
+        sum(part.drafts for part in parts),
+        sum(part.predictions for part in parts),
+        tuple(name for part in parts for name in part.other_files),
+    )
+
+
+def source_from_tasks(tasks: Iterable[LabelStudioTask], name: str, where: str) -> Sources:
+    """The opinions of Label Studio tasks, from a file or a server; `where` says from which, for messages."""
     opinions: list[Opinion] = []
     issues: list[Issue] = []
-    counts = {"unlabeled_tasks": 0, "drafts": 0, "predictions": 0}
-    for path in files:
-        if path.suffix == ".jsonl":
-            opinions.extend(_opinions_from_lines(path))
-            continue
-        tasks = read_tasks(read_json(path), str(path))
-        if tasks and not any(task.image_id for task in tasks):
-            raise DataError(
-                f"{path} has no task with data.image_id, so no label finds its image: bring it in with "
-                f"`detloop import {path} --format labelstudio --images FOLDER`"
-            )
-        for task in tasks:
-            counts["unlabeled_tasks"] += not task.annotations
-            counts["drafts"] += task.drafts
-            counts["predictions"] += task.predictions
-            if task.image_id is None:
-                detail = f"task {task.task_id} ({task.image}) has no data.image_id"
-                issues.extend(Issue(path.stem, None, item.annotation_id, "no_image_id", detail, "not_used") for item in task.annotations)
-            else:
-                opinions.extend(_opinion_from_annotation(path, task, task.image_id, item) for item in task.annotations)
-    other = tuple(path.name for path in entries if path not in files)
-    return Sources(names, tuple(opinions), tuple(issues), counts["unlabeled_tasks"], counts["drafts"], counts["predictions"], other)
+    unlabeled = drafts = predictions = 0
+    for task in tasks:
+        unlabeled += not task.annotations
+        drafts += task.drafts
+        predictions += task.predictions
+        if task.image_id is None:
+            detail = f"task {task.task_id} ({task.image}) has no data.image_id"
+            issues.extend(Issue(name, None, item.annotation_id, "no_image_id", detail, "not_used") for item in task.annotations)
+        else:
+            opinions.extend(_opinion_from_annotation(name, where, task, task.image_id, item) for item in task.annotations)
+    return Sources((name,), tuple(opinions), tuple(issues), unlabeled, drafts, predictions, ())
+
+
+def _read_source(path: Path) -> Sources:
+    if path.suffix == ".jsonl":
+        return Sources((path.stem,), tuple(_opinions_from_lines(path)), (), 0, 0, 0, ())
+    tasks = read_tasks(read_json(path), str(path))
+    if tasks and not any(task.image_id for task in tasks):
+        raise DataError(
+            f"{path} has no task with data.image_id, so no label finds its image: bring it in with "
+            f"`detloop import {path} --format labelstudio --images FOLDER`"
+        )
+    return source_from_tasks(tasks, path.stem, str(path))
 
 
 def row_with_problems(annotation: Annotation, problems: tuple[Problem, ...]) -> dict[str, Any]:
@@ -106,9 +134,9 @@ def _opinions_from_lines(path: Path) -> Iterator[Opinion]:
         yield _dated(opinion, where)
 
 
-def _opinion_from_annotation(path: Path, task: LabelStudioTask, image_id: str, item: LabelStudioAnnotation) -> Opinion:
+def _opinion_from_annotation(name: str, where: str, task: LabelStudioTask, image_id: str, item: LabelStudioAnnotation) -> Opinion:
     opinion = Opinion(
-        source=path.stem,
+        source=name,
         image_id=image_id,
         state="skipped" if item.cancelled else "verified_empty" if item.empty else "labeled",
         boxes=item.boxes,
@@ -118,8 +146,10 @@ def _opinion_from_annotation(path: Path, task: LabelStudioTask, image_id: str, i
         annotation_ids=(item.annotation_id,),
         annotated_at=item.updated_at,
         ground_truth=item.ground_truth,
+        lead_time_s=item.lead_time_s,
+        prelabels=item.prediction,
     )
-    return _dated(opinion, f"{path} task {task.task_id} annotation {item.annotation_id}")
+    return _dated(opinion, f"{where} task {task.task_id} annotation {item.annotation_id}")
 
 
 def _dated(opinion: Opinion, where: str) -> Opinion:

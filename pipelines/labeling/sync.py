@@ -42,9 +42,9 @@ def sync(
     """Resolve all labels. `kept` has the images that may be labeled, `dropped` why others of the manifest were dropped, both by image_id.
 
     Raises:
-        ClassContractError: labels of a class that `policies.class_of` lacks.
+        ClassContractError: labels of a class that `policies.class_of` lacks, where the policy is to refuse.
     """
-    require_known_classes(sources.opinions, policies.class_of)
+    require_known_classes(sources.opinions, policies)
     issues = list(sources.issues)
     verdicts: dict[str, list[Verdict]] = {}
     for opinion in sources.opinions:

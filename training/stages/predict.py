@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pipelines.core.cli import stage_main
-from pipelines.core.io import new_folder, require_file, require_folder
+from pipelines.core.io import new_folder, require_file, require_folder, sha256_file, write_json
 from pipelines.core.params import load_params
-from pipelines.core.records import read_samples, write_detections
+from pipelines.core.records import PREDICTED_BY, read_samples, write_detections
 from pipelines.core.types import SPLITS
 from training.environment import quiet_ultralytics
 
@@ -23,6 +23,7 @@ def work(args: argparse.Namespace) -> None:
     from training.predictor import TorchRunner, predict_samples  # imported here: torch and ultralytics are slow, and read the environment set above
 
     with TorchRunner(args.model, params.class_names) as runner, new_folder(args.predictions) as folder:
+        write_json(folder / PREDICTED_BY, {"weights_sha256": sha256_file(args.model)})
         for split, samples in splits.items():
             detections = predict_samples(runner, samples, args.raw, params.predict, split)
             write_detections(folder / f"{split}.parquet", detections, params.class_names)

@@ -1,0 +1,41 @@
+"""The two directions of one sync with a server: the open queue to it, its annotations back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipelines.core.io import read_jsonl
+from pipelines.core.params import Params
+from pipelines.core.records import read_manifest
+from pipelines.formats.labelstudio import read_task
+from pipelines.labeling.server.prelabels import read_prelabels
+from pipelines.labeling.server.project import Project
+from pipelines.labeling.server.pull import pull, pulled_tasks
+from pipelines.labeling.server.push import Bar, PushReport, push
+from pipelines.labeling.server.questions import AskedImage, Questions, open_questions
+from pipelines.labeling.snapshot import SyncPaths, last_snapshot
+from pipelines.labeling.sources import Sources, source_from_tasks
+
+
+def read_questions(paths: SyncPaths) -> Questions:
+    """The open questions: every round of the queue and the conflicts of the last snapshot."""
+    rows = [row for path in sorted(paths.queue.glob("round-*.jsonl")) for row in read_jsonl(path, "restore it from git")]
+    manifest = read_manifest(paths.manifest)
+    kept = manifest.filter(manifest["status"] == "kept").select("image_id", "path", "width_px", "height_px")
+    images = {image_id: AskedImage(path, (width, height)) for image_id, path, width, height in kept.iter_rows()}
+    return open_questions(rows, last_snapshot(paths), images)
+
+
+def push_queue(project: Project, params: Params, paths: SyncPaths, bar: Bar, dry_run: bool = False) -> tuple[PushReport, Questions]:
+    """Bring the open questions to the server, with the pre-labels of the current model."""
+    questions = read_questions(paths)
+    ids = {item.image_id for item in questions.items}
+    prelabels = read_prelabels(paths.predictions, ids, params.labeling.prelabel_score, params.class_of)
+    return push(project, questions.items, prelabels, paths.raw, params.labeling.images, bar, dry_run), questions
+
+
+def pull_source(project: Project, paths: SyncPaths, note: Callable[[str], None] = lambda _: None) -> Sources:
+    """The server's annotations as a label source, named after the project."""
+    cache = pull(project, paths.cache, note)
+    tasks = (read_task(row, f"{project.page}?task={row['id']}") for row in pulled_tasks(cache))
+    return source_from_tasks(tasks, project.title, project.page)
