@@ -185,7 +185,12 @@ class World:
         from pipelines.cli import main
 
         out, errors = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.folder), _environment(self.studio.environment), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        with (
+            contextlib.chdir(self.folder),
+            _environment(self.studio.environment),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+        ):
             status = main(["labels", *arguments])
         assert status == 0, errors.getvalue()
         return out.getvalue()
