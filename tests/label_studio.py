@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,12 +185,7 @@ class World:
         from pipelines.cli import main
 
         out, errors = io.StringIO(), io.StringIO()
-        with (
-            contextlib.chdir(self.folder),
-            _environment(self.studio.environment),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(errors),
-        ):
+        with self._within(errors), contextlib.redirect_stdout(out):
             status = main(["labels", *arguments])
         assert status == 0, errors.getvalue()
         return out.getvalue()
@@ -208,10 +203,14 @@ class World:
         from pipelines.stages.label_sync import work
 
         errors = io.StringIO()
-        with contextlib.chdir(self.folder), _environment(self.studio.environment), contextlib.redirect_stderr(errors):
-            with contextlib.redirect_stdout(io.StringIO()):
-                status = run_guarded(lambda: work(argparse.Namespace(params=Path("params.yaml"), **vars(PATHS))))
+        with self._within(errors), contextlib.redirect_stdout(io.StringIO()):
+            status = run_guarded(lambda: work(argparse.Namespace(params=Path("params.yaml"), **vars(PATHS))))
         return status, errors.getvalue()
+
+    @contextlib.contextmanager
+    def _within(self, errors: io.StringIO) -> Iterator[None]:
+        with contextlib.chdir(self.folder), _environment(self.studio.environment), contextlib.redirect_stderr(errors):
+            yield
 
     def snapshot(self) -> dict[str, Annotation]:
         return {item.image_id: item for item in read_annotations(self.folder / "data/labels/annotations.jsonl")}
@@ -255,7 +254,7 @@ class World:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterable[None]:
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
