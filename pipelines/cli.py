@@ -17,6 +17,8 @@ COMMANDS: dict[str, str] = {
     "analyze": "tell what is wrong with any model's detections (COCO files): COCO and TIDE figures, a row for each wrong box",
     "labels": "talk with Label Studio: status, push, pull, progress; serve and stop one on this machine",
     "queue": "turn the mined list into the round's queue for people",
+    "suite": "take confirmed bad cases into the regression suite, and show it",
+    "promote": "make this round's model the champion that later ones are held against",
     "predict": "run a released bundle on images",
     "bundle": "test a released bundle on its golden vectors",
     "report": "say where the report lies",

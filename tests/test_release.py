@@ -38,6 +38,7 @@ BENCHMARK: dict[str, Any] = {
     }
 }
 EVALUATE: dict[str, Any] = {"test": {"AP50": 0.8}}
+CHALLENGE: dict[str, Any] = {"verdict": "promote", "same_model": False, "reasons": ["the whole test set gained"]}
 
 
 def changed(content: dict[str, Any], *path: str, value: Any) -> dict[str, Any]:
@@ -77,7 +78,7 @@ DECISIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple
 @pytest.mark.parametrize("name", DECISIONS)
 def test_what_ships(name: str) -> None:
     verify_json, benchmark, evaluate, order = DECISIONS[name]
-    decision = decide(NOW, verify_json, benchmark, evaluate, LIMITS)
+    decision = decide(NOW, verify_json, benchmark, evaluate, CHALLENGE, LIMITS)
     assert (decision.verdict, decision.order, decision.default) == ("released", order, order[0])
     assert {item for item, (status, _) in decision.artifacts.items() if status == "ships"} == set(order)
     assert all(reasons for status, reasons in decision.artifacts.values() if status != "ships")
@@ -97,13 +98,13 @@ REJECTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]
 @pytest.mark.parametrize("name", REJECTIONS)
 def test_what_is_rejected(name: str) -> None:
     verify_json, benchmark, evaluate, reason = REJECTIONS[name]
-    decision = decide(NOW, verify_json, benchmark, evaluate, LIMITS)
+    decision = decide(NOW, verify_json, benchmark, evaluate, CHALLENGE, LIMITS)
     assert decision.verdict == "rejected"
     assert any(reason in item for item in decision.reasons)
 
 
 def test_engines_that_were_not_run_are_left_out_with_the_command_to_build_them() -> None:
-    status, reasons = decide(NOW, VERIFY, BENCHMARK, EVALUATE, LIMITS).artifacts["tensorrt_fp32"]
+    status, reasons = decide(NOW, VERIFY, BENCHMARK, EVALUATE, CHALLENGE, LIMITS).artifacts["tensorrt_fp32"]
     assert status == "not_run"
     assert "built, not run: no GPU" in reasons
     assert any("dvc repro" in reason and "build_engine" in reason for reason in reasons)
@@ -111,9 +112,31 @@ def test_engines_that_were_not_run_are_left_out_with_the_command_to_build_them()
 
 def test_size_and_the_missing_file() -> None:
     now = {**NOW, "openvino_int8": replace(NOW["openvino_int8"], size_mb=10.5), "tensorrt_fp32": ArtifactNow("tensorrt", "fp32", None, None)}
-    decision = decide(now, VERIFY, BENCHMARK, EVALUATE, LIMITS)
+    decision = decide(now, VERIFY, BENCHMARK, EVALUATE, CHALLENGE, LIMITS)
     assert decision.artifacts["openvino_int8"] == ("fails", ("size_mb is 10.5, wanted at most 10",))
     assert decision.artifacts["tensorrt_fp32"][0] == "not_run"
+
+
+LOST = {"verdict": "reject", "same_model": False, "reasons": ["class nut lost -20.0 points of AP"]}
+CHAMPION: dict[str, tuple[dict[str, Any], Limits, str]] = {
+    "promote": (CHALLENGE, LIMITS, "pass"),
+    "there is no champion yet": ({"verdict": "first", "same_model": False, "reasons": []}, LIMITS, "pass"),
+    "inconclusive": ({**CHALLENGE, "verdict": "inconclusive"}, LIMITS, "pass"),
+    "inconclusive, and only better ones may ship": ({**CHALLENGE, "verdict": "inconclusive"}, replace(LIMITS, verdicts=("promote",)), "fail"),
+    "the champion itself": ({"verdict": "inconclusive", "same_model": True, "reasons": []}, replace(LIMITS, verdicts=("promote",)), "pass"),
+    "reject": (LOST, LIMITS, "fail"),
+    "not decided": ({}, LIMITS, "not_run"),
+}
+
+
+@pytest.mark.parametrize("name", CHAMPION)
+def test_the_champion_gates_verdict_is_read(name: str) -> None:
+    challenge, limits, status = CHAMPION[name]
+    decision = decide(NOW, VERIFY, BENCHMARK, EVALUATE, challenge, limits)
+    check = next(check for check in decision.checks if check.name == "champion")
+    assert check.status == status
+    assert decision.verdict == ("released" if status == "pass" else "rejected")
+    assert ("class nut lost" in " ".join(decision.reasons)) == (name == "reject")
 
 
 def sample(name: str, *classes: str) -> Sample:
@@ -127,7 +150,9 @@ def test_golden_images_show_every_class_first() -> None:
     assert golden_samples([], 2) == []
 
 
-def run_release(project: Project, *, ap50: float = 1.0, do_verify: bool = True, faster_ms: float = 0.0) -> dict[str, Any]:
+def run_release(
+    project: Project, *, ap50: float = 1.0, challenge: dict[str, Any] = CHALLENGE, do_verify: bool = True, faster_ms: float = 0.0
+) -> dict[str, Any]:
     """verify (really), a benchmark.json with given times, then release."""
     paths = {name: project.root / name for name in ("params.yaml", "export", "engines", "dataset", "raw", "predictions", "evaluation")}
     paths["params"] = paths.pop("params.yaml")
@@ -141,7 +166,8 @@ def run_release(project: Project, *, ap50: float = 1.0, do_verify: bool = True, 
     }
     (project.metrics / "benchmark.json").write_text(json.dumps({"runners": runners, "machine": {"cpus": 2}}))
     (project.metrics / "evaluate.json").write_text(json.dumps({"test": {"AP50": ap50}}))
-    metrics = {name: project.metrics / f"{name}.json" for name in ("verify", "benchmark", "evaluate")}
+    (project.metrics / "challenge.json").write_text(json.dumps(challenge))
+    metrics = {name: project.metrics / f"{name}.json" for name in ("verify", "benchmark", "evaluate", "challenge")}
     del paths["predictions"], paths["evaluation"]
     release.work(Namespace(**paths, **metrics, release=project.root / "release", metrics=project.metrics / "release.json"))
     record: dict[str, Any] = json.loads((project.metrics / "release.json").read_text())

@@ -23,6 +23,7 @@ FEATURES = {
     "pipelines.dataset": set(),
     "pipelines.evaluation": set(),
     "pipelines.mining": set(),
+    "pipelines.regression": set(),
     "pipelines.report": set(),
     "training": set(),
     "export": set(),

@@ -1,4 +1,4 @@
-"""What ships: a decision over the figures of verify, benchmark and evaluate. A check without a figure is not_run, and only a pass passes."""
+"""What ships: a decision over the figures of four other stages. A check without a figure is not_run, and only a pass passes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Limits:
     min_ap50: float
     max_p99_ms: float
     max_size_mb: float
+    verdicts: tuple[str, ...] = ("promote", "inconclusive")
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,17 @@ class Decision:
 
 
 def decide(
-    artifacts: Mapping[str, ArtifactNow], verify: Mapping[str, Any], benchmark: Mapping[str, Any], evaluate: Mapping[str, Any], limits: Limits
+    artifacts: Mapping[str, ArtifactNow],
+    verify: Mapping[str, Any],
+    benchmark: Mapping[str, Any],
+    evaluate: Mapping[str, Any],
+    challenge: Mapping[str, Any],
+    limits: Limits,
 ) -> Decision:
-    """Apply the gate to `artifacts` (by name) and the contents of verify.json, benchmark.json and evaluate.json.
+    """Apply the gate to `artifacts` (by name) and the contents of verify.json, benchmark.json, evaluate.json and challenge.json.
 
     An artifact ships when its verification passed, on the very file that lies there now, and its latency and size are within the limits. The release
-    needs the test AP50 and at least one fp32 ONNX artifact that ships.
+    needs the test AP50, a verdict of the champion gate that `limits` allows, and at least one fp32 ONNX artifact that ships.
     """
     checks: list[Check] = []
     states: dict[str, tuple[ArtifactStatus, tuple[str, ...]]] = {}
@@ -109,6 +115,7 @@ def decide(
     ap50 = evaluate.get("test", {}).get("AP50")
     overall = [
         Check("test_ap50", None, ap50, f"at least {limits.min_ap50}", "not_run" if ap50 is None else "pass" if ap50 >= limits.min_ap50 else "fail"),
+        _champion_check(challenge, limits.verdicts),
         Check("fp32_onnx_ships", None, ", ".join(onnx_fp32) or "none", "at least one runner", "pass" if onnx_fp32 else "fail"),
     ]
     verdict: Verdict = "released" if all(check.status == "pass" for check in overall) else "rejected"
@@ -117,6 +124,16 @@ def decide(
 
 def _state(status: Any) -> Status:
     return "pass" if status == "pass" else "fail" if status == "fail" else "not_run"
+
+
+def _champion_check(challenge: Mapping[str, Any], verdicts: tuple[str, ...]) -> Check:
+    """The champion gate's verdict; without a champion, and for the champion itself, there is nothing to lose."""
+    word = challenge.get("verdict")
+    limit = f"{' or '.join(verdicts)}, where there is a champion"
+    if word is None:
+        return Check("champion", None, None, limit, "not_run")
+    passes = word == "first" or word in verdicts or challenge.get("same_model") is True
+    return Check("champion", None, word if passes else f"{word} ({'; '.join(challenge.get('reasons', []))})", limit, "pass" if passes else "fail")
 
 
 def _same(measured: str | None, now: str | None) -> Status:

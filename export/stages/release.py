@@ -1,4 +1,4 @@
-"""Stage release: the gate over verify, benchmark and evaluate, and the bundle of what passed. A rejection is an answer, shown in the report."""
+"""Stage release: the gate over what was measured, and the bundle of what passed. A rejection is an answer, shown in the report."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def work(args: argparse.Namespace) -> int:
     """Write the release folder and release.json."""
     params = load_params(args.params)
     artifacts = {artifact.name: artifact for artifact in list_artifacts(args.export, args.engines)}
-    verify, benchmark, evaluate = read_json(args.verify), read_json(args.benchmark), read_json(args.evaluate)
-    limits = Limits(params.release.min_ap50, params.release.max_p99_ms, params.release.max_size_mb)
-    decision = decide({name: _now(artifact) for name, artifact in artifacts.items()}, verify, benchmark, evaluate, limits)
+    verify, benchmark, evaluate, challenge = (read_json(path) for path in (args.verify, args.benchmark, args.evaluate, args.challenge))
+    limits = Limits(params.release.min_ap50, params.release.max_p99_ms, params.release.max_size_mb, tuple(params.release.verdicts))
+    decision = decide({name: _now(artifact) for name, artifact in artifacts.items()}, verify, benchmark, evaluate, challenge, limits)
     if decision.verdict == "released":
         files = released_files(decision, _release(args, params, decision, artifacts, verify, benchmark), threads=os.cpu_count() or 1)
     else:
@@ -98,6 +98,7 @@ if __name__ == "__main__":
             "verify": "verify.json",
             "benchmark": "benchmark.json",
             "evaluate": "evaluate.json",
+            "challenge": "challenge.json",
             "release": "bundle folder to write",
             "metrics": "release.json to write",
         },

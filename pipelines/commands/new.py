@@ -7,12 +7,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from pipelines.core.champion import ChampionRecord, write_champions
 from pipelines.core.errors import DataError, MissingInputError, MissingPartError
-from pipelines.core.io import require_file
+from pipelines.core.io import require_file, write_text
 from pipelines.core.params import load_params
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NOT_COPIED = ("tests", "benchmarks", "examples", ".ci")  # what serves detloop's own development
+
+RECORD, SUITE = Path("data/models/champion.json"), Path("data/badcases/suite.jsonl")  # a new project says that it has no champion and no suite
 
 IDENTITY = ("-c", "user.name=detloop", "-c", "user.email=detloop@example.invalid")  # the first commit is the tool's own
 
@@ -41,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         shutil.copyfile(CHECKOUT / relative, target)
     if args.params is not None:
         shutil.copyfile(require_file(args.params, "name another file"), folder / "params.yaml")
+    write_champions(folder / RECORD, ChampionRecord())
+    write_text(folder / SUITE, "")
     _git(folder, "init", "--quiet")
     _git(folder, "add", "--all")
     _git(folder, *IDENTITY, "commit", "--quiet", "--message", "A new detloop project")

@@ -10,9 +10,13 @@ from typing import Any
 from pipelines.core.errors import DataError, ParamsError
 from pipelines.core.io import read_jsonl, sha256_file, write_jsonl
 from pipelines.core.params import load_params
+from pipelines.core.records import read_annotations
 from pipelines.mining.queue import draw_round, drawn_before, kinds_text
+from pipelines.regression.cases import asked_cases, asked_row
 
 RANKED = Path("data/badcases/ranked.jsonl")
+BADCASES = Path("data/badcases/badcases.jsonl")
+ANNOTATIONS = Path("data/labels/annotations.jsonl")
 QUEUE = Path("data/queue")
 PARAMS = Path("params.yaml")
 _HASH_DIGITS = 16
@@ -59,13 +63,25 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
         print(f"nothing to ask: {len(ranked)} images ranked; {left_out}")
         return 0
     path = _path(args.queue, number)
+    cases = _write_cases(args.queue / f"cases-{number:03d}.jsonl", {row["image_id"] for row in draw.rows}, number)
     write_jsonl(path, draw.rows)
     print(f"wrote {path}: {len(draw.rows)} images ({kinds_text(draw.rows)}); {left_out}")
     tests = sum(row["split"] == "test" for row in draw.rows)
     if tests:
         print(f"{tests} of them are test images: their labels are checked, the images never go into training")
-    print(f"next: `git add {path}` and commit, label these images, then `dvc repro`")
+    if cases:
+        print(f"{cases} wrong boxes on them are noted: `detloop suite confirm` takes those that the new labels confirm into the regression suite")
+    print(f"next: `git add {args.queue}` and commit, label these images, then `dvc repro`")
     return 0
+
+
+def _write_cases(path: Path, image_ids: set[str], round_number: int) -> int:
+    """Note the wrong boxes on a round's images for the regression suite; their number."""
+    labels = {item.image_id: item for item in read_annotations(ANNOTATIONS)} if ANNOTATIONS.is_file() else {}
+    cases = asked_cases(read_jsonl(BADCASES), image_ids, labels, round_number) if BADCASES.is_file() else []
+    if cases:
+        write_jsonl(path, [asked_row(item) for item in cases])
+    return len(cases)
 
 
 def _show(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> int:

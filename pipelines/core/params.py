@@ -133,6 +133,16 @@ class EvaluateParams(Section):
     min_score: Fraction = 0.05
 
 
+class ChampionParams(Section):
+    """When a candidate takes the champion's place."""
+
+    metric: Literal["AP", "AP50"] = "AP"
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    tolerance: Fraction = 0.01
+    resamples: Annotated[int, Field(ge=200)] = 1000
+    seed: int = 0
+
+
 class MineParams(Section):
     """Typed errors."""
 
@@ -187,6 +197,7 @@ class ReleaseParams(Section):
     """What may ship."""
 
     min_ap50: Fraction = 0.5
+    verdicts: list[Literal["promote", "inconclusive", "reject"]] = ["promote", "inconclusive"]
     max_p99_ms: Annotated[float, Field(gt=0)] = 500
     max_size_mb: Annotated[float, Field(gt=0)] = 200
     golden_images: Positive = 4
@@ -208,6 +219,7 @@ class Params(Section):
     train: TrainParams = TrainParams()
     predict: PredictParams = PredictParams()
     evaluate: EvaluateParams = EvaluateParams()
+    champion: ChampionParams = ChampionParams()
     mine: MineParams = MineParams()
     queue: QueueParams = QueueParams()
     export: ExportParams = ExportParams()

@@ -23,6 +23,7 @@ MEDIUM_AREA_PX = 9216.0  # COCO: 96 x 96
 SIZES = ("small", "medium", "large")
 MAX_DETECTIONS = (1, 10, 100)
 RECALL_POINTS = 101
+IOU_STEPS = 10
 _ANY_AREA = 1e10  # COCO's "no limit", (1e5 px) squared
 _IOU_50, _IOU_75 = 0, 5  # positions among the 10 IoU thresholds
 
@@ -59,6 +60,18 @@ class CocoMetrics:
     boxes: int
     sizes: dict[str, SizeMetrics]
     per_class: dict[str, ClassMetrics]
+
+
+@dataclass(frozen=True)
+class MatchTable:
+    """The detections of one class over all images, best score first: which image (N,), and for each of the 10 IoU thresholds whether it is right
+    and whether it counts at all (10, N), both bool; `boxes` (images,) are the labels that count.
+    """
+
+    image: NDArray[np.int64]
+    hit: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    boxes: NDArray[np.int64]
 
 
 def coco_metrics(
@@ -117,10 +130,58 @@ def coco_metrics_from_columns(
     return CocoMetrics(_mean(whole), _mean(whole[_IOU_50]), _mean(whole[_IOU_75]), _mean(recall), image_count, int(boxes.sum()), sizes, per_class)
 
 
+def match_tables(
+    truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    class_count: int,
+    *,
+    small_area_px: float = SMALL_AREA_PX,
+    medium_area_px: float = MEDIUM_AREA_PX,
+) -> dict[str, list[MatchTable]]:
+    """What each detection hit, for any resampling of the images: under `all`, `small`, `medium` and `large` one table a class."""
+    areas = ("all", *SIZES)
+    parts: dict[tuple[int, int], list[tuple[int, dict[str, Any]]]] = {}
+    labels, found = truth_from_images(truth), detections_from_images(detections)
+    if len(labels) and len(found):
+        evaluation = _evaluation(labels, found, len(truth), class_count, small_area_px, medium_area_px)
+        limits = {tuple(limit): position for position, limit in reversed(list(enumerate(evaluation.params.area_rng)))}
+        for entry in evaluation.eval_imgs:
+            if entry is not None and entry["maxDet"] == MAX_DETECTIONS[-1]:
+                parts.setdefault((entry["category_id"] - 1, limits[tuple(entry["aRng"])]), []).append((entry["image_id"] - 1, entry))
+    boxes = np.zeros((class_count, len(truth)), np.int64)
+    np.add.at(boxes, (labels.class_index, labels.image), 1)
+    return {
+        name: [_table(parts.get((index, position), []), len(truth), boxes[index] if name == "all" else None) for index in range(class_count)]
+        for position, name in enumerate(areas)
+    }
+
+
+def _table(parts: Sequence[tuple[int, dict[str, Any]]], images: int, boxes: NDArray[np.int64] | None) -> MatchTable:
+    image = np.concatenate([np.zeros(0, np.int64), *[np.full(len(entry["dtScores"]), number) for number, entry in parts]])
+    score = np.concatenate([np.zeros(0), *[np.asarray(entry["dtScores"], float) for _, entry in parts]])
+    empty = np.zeros((IOU_STEPS, 0), bool)
+    matched = np.concatenate([empty, *[np.asarray(entry["dtMatched"], bool).reshape(IOU_STEPS, -1) for _, entry in parts]], axis=1)
+    ignored = np.concatenate([empty, *[np.asarray(entry["dtIgnore"], bool).reshape(IOU_STEPS, -1) for _, entry in parts]], axis=1)
+    counted = np.zeros(images, np.int64)
+    for number, entry in parts:
+        counted[number] = sum(not ignore for ignore in entry["gtIgnore"])
+    order = np.argsort(-score, kind="stable")
+    return MatchTable(image[order], (matched & ~ignored)[:, order], ~ignored[:, order], counted if boxes is None else boxes)
+
+
 def _accumulated(
     truth: TruthColumns, detections: DetectionColumns, image_count: int, class_count: int, small_area_px: float, medium_area_px: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (IoU thresholds, recall points, classes, areas) and recall (IoU thresholds, classes), both at 100 detections; -1 without labels."""
+    evaluation = _evaluation(truth, detections, image_count, class_count, small_area_px, medium_area_px)
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"])[..., -1], np.asarray(evaluation.eval["recall"])[:, :, 0, -1]
+
+
+def _evaluation(
+    truth: TruthColumns, detections: DetectionColumns, image_count: int, class_count: int, small_area_px: float, medium_area_px: float
+) -> Any:
+    """hotcoco's evaluation with every image matched: image and category ids count from 1."""
     images = [{"id": number, "width": 1, "height": 1} for number in range(1, image_count + 1)]
     categories = [{"id": number, "name": str(number)} for number in range(1, class_count + 1)]
     labels = hotcoco.COCO.from_arrays(images, categories, *_columns(truth))
@@ -130,8 +191,7 @@ def _accumulated(
     evaluation.params.max_dets = list(MAX_DETECTIONS)
     evaluation.params.area_rng = [[0.0, _ANY_AREA], [0.0, small_area_px], [small_area_px, medium_area_px], [medium_area_px, _ANY_AREA]]
     evaluation.evaluate()
-    evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[..., -1], np.asarray(evaluation.eval["recall"])[:, :, 0, -1]
+    return evaluation
 
 
 def _columns(items: TruthColumns | DetectionColumns) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
