@@ -63,7 +63,8 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
         print(f"nothing to ask: {len(ranked)} images ranked; {left_out}")
         return 0
     path = _path(args.queue, number)
-    cases = _write_cases(args.queue / f"cases-{number:03d}.jsonl", {row["image_id"] for row in draw.rows}, number)
+    cases_path = args.queue / f"cases-{number:03d}.jsonl"
+    cases = _write_cases(cases_path, {row["image_id"] for row in draw.rows}, number)
     write_jsonl(path, draw.rows)
     print(f"wrote {path}: {len(draw.rows)} images ({kinds_text(draw.rows)}); {left_out}")
     tests = sum(row["split"] == "test" for row in draw.rows)
@@ -71,7 +72,7 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
         print(f"{tests} of them are test images: their labels are checked, the images never go into training")
     if cases:
         print(f"{cases} wrong boxes on them are noted: `detloop suite confirm` takes those that the new labels confirm into the regression suite")
-    print(f"next: `git add {args.queue}` and commit, label these images, then `dvc repro`")
+    print(f"next: `git add {path}{f' {cases_path}' if cases else ''}` and commit, label these images, then `dvc repro`")
     return 0
 
 
