@@ -8,15 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipelines.collect.containers import RefusedError, read_header
-from pipelines.collect.inbox import InboxFile
+from pipelines.collect.fates import Thresholds, with_reasons
 from pipelines.collect.measure import MIN_REDUCED_SIDE_PX, measure, perceptual_hash, reduction_for
-from pipelines.collect.screening import Screened, Thresholds, screen_file
+from pipelines.collect.screening import Looked, look_at
 from pipelines.core.images import decode_image
 from tests.images import bad_files, encoded, jpeg, jpeg_with_orientation, odd_but_good, picture
 
@@ -24,26 +25,35 @@ THRESHOLDS = Thresholds(min_side_px=32, max_pixels=1_000_000, min_brightness=8, 
 BAD, GOOD = bad_files(), odd_but_good()
 
 
-def look_at(content: bytes, folder: Path, stored: dict[str, bytes] | None = None, name: str = "file") -> Screened:
+def look(content: bytes, folder: Path, stored: dict[str, bytes] | None = None, name: str = "file") -> Looked:
     path = folder / name
     path.write_bytes(content)
-    box = {} if stored is None else stored
-    return screen_file(InboxFile(name, path, "cam", None, None, None), THRESHOLDS, {}, box.__setitem__)
+    return look_at(str(path), THRESHOLDS.max_pixels, set(), ({} if stored is None else stored).__setitem__)
+
+
+def reason(found: Looked) -> str | None:
+    """What the thresholds make of it."""
+    columns = ("width_px", "height_px", "brightness", "sharpness")
+    row = {name: getattr(found.measurement, name, None) for name in columns}
+    schema = {"refused": pl.String, "width_px": pl.Int32, "height_px": pl.Int32, "brightness": pl.Float64, "sharpness": pl.Float64}
+    reason: str | None = with_reasons(pl.DataFrame([{"refused": found.refused, **row}], schema=schema), THRESHOLDS)["reason"].item()
+    return reason
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_dropped_with_its_reason_and_not_stored(name: str, tmp_path: Path) -> None:
-    content, reason = BAD[name]
+def test_a_bad_file_is_dropped_with_its_reason(name: str, tmp_path: Path) -> None:
+    content, wanted = BAD[name]
     stored: dict[str, bytes] = {}
-    found = look_at(content, tmp_path, stored, name)
-    assert (found.reason, found.bytes, stored) == (reason, len(content), {})
+    found = look(content, tmp_path, stored, name)
+    assert (reason(found), found.bytes) == (wanted, len(content))
+    assert not (found.refused and stored)
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_an_odd_but_good_file_is_kept_byte_for_byte(name: str, tmp_path: Path) -> None:
     stored: dict[str, bytes] = {}
-    found = look_at(GOOD[name], tmp_path, stored, name)
-    assert found.reason is None
+    found = look(GOOD[name], tmp_path, stored, name)
+    assert reason(found) is None
     assert list(stored.values()) == [GOOD[name]]
     with Image.open(io.BytesIO(GOOD[name])) as image:
         assert next(iter(stored)).rpartition(".")[2] == {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "WEBP": "webp", "TIFF": "tif"}[str(image.format)]
@@ -56,8 +66,8 @@ def test_an_odd_but_good_file_is_kept_byte_for_byte(name: str, tmp_path: Path) -
 def test_every_cut_of_a_jpeg_is_found(tmp_path: Path) -> None:
     content = encoded(picture(3, (120, 90)), quality=85)
     for end in [*range(1, 40), *range(40, len(content) - 1, 41), len(content) - 1]:
-        assert look_at(content[:end], tmp_path).reason in ("truncated", "not_an_image", "corrupt"), end
-    assert look_at(content, tmp_path).reason is None
+        assert look(content[:end], tmp_path).refused in ("truncated", "not_an_image", "corrupt"), end
+    assert look(content, tmp_path).refused is None
 
 
 @settings(max_examples=150, deadline=None)
@@ -146,3 +156,35 @@ def test_brightness_from_the_reduced_decode_is_that_of_the_whole(shared: Path) -
     whole = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert whole is not None
     assert measure(content, 10**7).brightness == pytest.approx(float(whole.mean()), abs=0.5)
+
+
+def test_jpegs_damaged_inside_the_scan_are_found(shared: Path) -> None:
+    """No stray marker, the structure whole: only the decoder sees that data is lost. Where it does not, the picture has its number of blocks."""
+    rng = np.random.default_rng(0)
+    found = dict.fromkeys(("zeroed", "cut_out", "overwritten"), 0)
+    paths = sorted((shared / "data/bccd/JPEGImages").glob("*.jpg"))[::12]
+    for path in paths:
+        content = path.read_bytes()
+        assert measure(content, 10**7).extension == "jpg"
+        start = int(rng.integers(content.index(b"\xff\xda") + 14, len(content) - 400))
+        noise = rng.integers(1, 255, 32, dtype=np.uint8).tobytes()
+        damaged = {
+            "zeroed": content[:start] + bytes(200) + content[start + 200 :],
+            "cut_out": content[:start] + content[start + 100 :],
+            "overwritten": content[:start] + noise + content[start + 32 :],
+        }
+        for kind, broken in damaged.items():
+            with suppress(RefusedError):
+                measure(broken, 10**7)
+                found[kind] -= 1
+            found[kind] += 1
+    assert found["zeroed"] == found["cut_out"] == len(paths)
+    assert found["overwritten"] >= 0.8 * len(paths)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    content = encoded(picture(5, (64, 64)), progressive=True, quality=90)
+    first = content.index(b"\xff\xda")
+    scan = content[first : content.index(b"\xff", first + 20)]
+    with pytest.raises(RefusedError, match="too_many_scans"):
+        measure(content[:first] + scan * 5000 + content[first:], 10**6)

@@ -148,7 +148,7 @@ def test_names_of_any_bytes_get_printable_names(tmp_path: Path) -> None:
     found = {file.origin: file for file in read_inbox(tmp_path).files}
     assert set(found) == {"line\\nbreak.jpg", "not\\xffutf8.jpg", "back\\\\slash.jpg", "schön 写真.jpg", "\\\\xff.jpg", "tab\\t.jpg"}
     assert found["line\\nbreak.jpg"].group == "g"
-    assert all(file.path.read_bytes() == b"x" for file in found.values())
+    assert all(Path(file.path).read_bytes() == b"x" for file in found.values())
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6).filter(lambda name: b"\0" not in name), unique=True, max_size=8))

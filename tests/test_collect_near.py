@@ -7,21 +7,28 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipelines.collect.fates import find_clusters
+from pipelines.collect.hash_index import candidate_pairs
 from pipelines.collect.measure import Measurement, measure
-from pipelines.collect.near import NearPair, candidate_pairs, components, near_pairs, thumbnail_differences
+from pipelines.collect.near import join, near_clusters, roots, thumbnail_differences
 from tests.images import picture
 
 RADIUS, DIFFERENCE = 6, 12.0
 Image = NDArray[np.uint8]
 
 
-def pairs_of(measurements: list[Measurement]) -> list[NearPair]:
-    thumbnails = np.array([np.frombuffer(item.thumbnail, np.uint8).reshape(32, 32) for item in measurements])
-    return near_pairs(np.array([item.phash for item in measurements], np.uint64), thumbnails.reshape(-1, 32, 32), RADIUS, DIFFERENCE)
+def pairs_of(measurements: list[Measurement]) -> list[tuple[int, int]]:
+    """All near-duplicate pairs, without the shortcut over what is joined already: each pair of images on its own."""
+    thumbnails = np.array([np.frombuffer(item.thumbnail, np.uint8).reshape(32, 32) for item in measurements], np.uint8).reshape(-1, 32, 32)
+    hashes = np.array([item.phash for item in measurements], np.uint64)
+    blocks = candidate_pairs(hashes, RADIUS)
+    looked = [(pairs, thumbnail_differences(thumbnails.__getitem__, pairs, DIFFERENCE) <= DIFFERENCE) for pairs in blocks]
+    return sorted((int(a), int(b)) for pairs, close in looked for a, b in pairs[close])
 
 
 def measured(image: Image, quality: int = 90) -> Measurement:
@@ -39,8 +46,12 @@ def test_candidates_are_those_of_brute_force(data: st.DataObject, radius: int) -
         for bit in bits:
             value ^= 1 << bit
         values.append(value)
-    found = [tuple(pair) for block in candidate_pairs(np.array(values, np.uint64), radius) for pair in block.tolist()]
+    fresh = data.draw(st.none() | st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    mask = None if fresh is None else np.array(fresh)
+    found = [tuple(pair) for block in candidate_pairs(np.array(values, np.uint64), radius, mask) for pair in block.tolist()]
     expected = {(i, j) for i in range(len(values)) for j in range(i + 1, len(values)) if (values[i] ^ values[j]).bit_count() <= radius}
+    if fresh is not None:
+        expected = {(i, j) for i, j in expected if fresh[i] or fresh[j]}
     assert len(found) == len(set(found))
     assert set(found) == expected
 
@@ -78,7 +89,7 @@ def test_altered_copies_of_real_pictures_are_found(shared: Path) -> None:
 def test_real_smears_hold_exactly_the_known_pair(shared: Path) -> None:
     paths = sorted((shared / "data/bccd/JPEGImages").glob("*.jpg"))
     found = pairs_of([measure(path.read_bytes(), 10**8) for path in paths])
-    assert [(paths[pair.a].stem, paths[pair.b].stem) for pair in found] == [("BloodImage_00037", "BloodImage_00038")]
+    assert [(paths[a].stem, paths[b].stem) for a, b in found] == [("BloodImage_00037", "BloodImage_00038")]
 
 
 def test_a_fixed_camera_gives_pairs_only_where_nothing_moved(shared: Path) -> None:
@@ -90,7 +101,7 @@ def test_a_fixed_camera_gives_pairs_only_where_nothing_moved(shared: Path) -> No
         if number % 10 == 0:
             frames.append(frame.astype(np.uint8))
     small = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), (96, 54), interpolation=cv2.INTER_AREA).astype(int) for frame in frames]
-    found = {(pair.a, pair.b) for pair in pairs_of([measured(frame) for frame in frames])}
+    found = set(pairs_of([measured(frame) for frame in frames]))
     assert found
     for a in range(len(frames)):
         for b in range(a + 1, len(frames)):
@@ -114,7 +125,7 @@ def test_the_difference_is_symmetric_and_zero_for_itself() -> None:
         [base, np.clip(base * 0.8 + 3, 0, 255).astype(np.uint8), rng.integers(0, 256, (32, 32)), np.full((32, 32), 7)], dtype=np.uint8
     )
     every = np.array([(a, b) for a in range(4) for b in range(4)])
-    table = thumbnail_differences(thumbnails, every, 255.0).reshape(4, 4)
+    table = thumbnail_differences(thumbnails.__getitem__, every, 255.0).reshape(4, 4)
     assert np.allclose(table, table.T, atol=1e-4)
     assert np.allclose(np.diag(table), 0)
     assert table[0, 1] < 1  # another exposure
@@ -129,4 +140,48 @@ def test_components_are_those_of_a_closure(count: int, links: list[tuple[int, in
         reach[a, b] = reach[b, a] = True
     for _ in range(count):
         reach = (reach.astype(int) @ reach.astype(int)) > 0
-    assert components(count, links) == [int(np.flatnonzero(row)[0]) for row in reach]
+    parent = np.arange(count)
+    join(parent, links)
+    assert roots(parent, np.arange(count)).tolist() == [int(np.flatnonzero(row)[0]) for row in reach]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_clusters_are_those_of_all_pairs_however_the_images_came(data: st.DataObject) -> None:
+    """In parts, some taken away again: the same clusters as all at once, and as a closure over every pair."""
+    scenes = [np.asarray(picture(seed).convert("L").resize((32, 32))) for seed in range(3)]
+    shifts = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), min_size=1, max_size=14))
+    thumbnails = np.array([np.roll(scenes[scene], shift // 4, axis=1) + np.uint8(shift % 4) for scene, shift in shifts], np.uint8)
+    ids = [f"{number:02d}" for number in data.draw(st.permutations(range(len(shifts))))]
+    flips = data.draw(st.lists(st.integers(0, 2**8 - 1), min_size=len(shifts), max_size=len(shifts)))
+    hashes = np.array([(scene << 60) | flip for (scene, _), flip in zip(shifts, flips, strict=True)], np.uint64)
+    table = pl.DataFrame({"image_id": ids, "phash": hashes, "thumbnail_at": np.arange(len(ids))})
+    known = pl.DataFrame(schema={"image_id": pl.String, "cluster": pl.String})
+    for _ in range(3):
+        part = table.filter(pl.Series(data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))), dtype=pl.Boolean))
+        known = find_clusters(part, thumbnails, known, RADIUS, DIFFERENCE)
+    known = find_clusters(table, thumbnails, known, RADIUS, DIFFERENCE)
+    assert known.equals(find_clusters(table, thumbnails, known.clear(), RADIUS, DIFFERENCE))
+    order = np.argsort(ids)
+    close = [
+        (int(a), int(b))
+        for a in range(len(ids))
+        for b in range(a + 1, len(ids))
+        if int(hashes[order[a]] ^ hashes[order[b]]).bit_count() <= RADIUS
+        and thumbnail_differences(thumbnails.__getitem__, np.array([[order[a], order[b]]]), DIFFERENCE)[0] <= DIFFERENCE
+    ]
+    parent = np.arange(len(ids))
+    join(parent, close)
+    expected = [sorted(ids)[root] for root in roots(parent, np.arange(len(ids)))]
+    assert known["cluster"].to_list() == expected
+
+
+def test_a_thousand_frames_of_a_still_scene_are_one_cluster() -> None:
+    rng = np.random.default_rng(3)
+    scene = rng.integers(20, 220, (32, 32))
+    thumbnails = np.clip(scene + rng.integers(-2, 3, (1000, 32, 32)), 0, 255).astype(np.uint8)
+    hashes = np.uint64(0xF0F0) ^ (np.uint64(1) << rng.integers(0, 64, 1000).astype(np.uint64))
+    looked = []
+    root = near_clusters(hashes, lambda nodes: looked.append(len(nodes)) or thumbnails[nodes], RADIUS, DIFFERENCE)  # type: ignore[func-returns-value]
+    assert not root.any()
+    assert sum(looked) < 20_000  # pictures, for half a million pairs

@@ -40,6 +40,7 @@ OWNERS = {
     "hotcoco": ("pipelines.evaluation.coco",),
     "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx"),
     "openvino": ("export.runners.openvino",),
+    "simplejpeg": ("pipelines.collect.measure", "pipelines.collect.cache"),
     "tensorrt": ("export.convert.engine_child", "export.runners.tensorrt"),
     "tensorrt_rtx": ("export.convert.engine_child", "export.runners.tensorrt"),
 }

@@ -1,25 +1,48 @@
-"""Measurements kept between runs, so that a run decodes only what is new. Never an output: without it a run gives the same bytes, later."""
+"""What earlier runs found out, so that a run reads and decodes only what is new. Never an output: without it a run gives the same bytes, later.
+
+    files.parquet            origin, stamp and image_id of each file: one whose stamp stayed is not read again
+    measured-NNNNN.parquet   measurements by image_id, a segment for each part of a run, so that a killed run loses little
+    thumbnails.bin           1,024 bytes for each measurement that has one, in the order in which they came
+    near.parquet             the near-duplicate cluster of each image, under the settings that its name carries
+
+Everything is keyed by the code and the libraries that measure; what other code left is removed.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import polars as pl
+import simplejpeg
+from numpy.typing import NDArray
 
-from pipelines.collect import containers, measure
-from pipelines.collect.measure import Measurement
+from pipelines.collect import containers, hash_index, measure, near
+from pipelines.collect.measure import THUMBNAIL_PX
 from pipelines.core.errors import DetloopError
 from pipelines.core.io import sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
-_PREFIX, _SUFFIX = ".measured-", ".parquet"
-_SCHEMA: dict[str, pl.DataType] = {
+_PREFIX = ".cache-"
+_MAX_SEGMENTS = 64
+_THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX
+
+FILES_SCHEMA: dict[str, pl.DataType] = {
+    "origin": pl.String(),
+    "bytes": pl.Int64(),
+    "modified_ns": pl.Int64(),
+    "changed_ns": pl.Int64(),
+    "inode": pl.UInt64(),
     "image_id": pl.String(),
+}
+MEASURED_SCHEMA: dict[str, pl.DataType] = {
+    "image_id": pl.String(),
+    "refused": pl.String(),  # why the content is no image for the pipeline; null for a measured one
     "extension": pl.String(),
     "width_px": pl.Int32(),
     "height_px": pl.Int32(),
@@ -27,33 +50,105 @@ _SCHEMA: dict[str, pl.DataType] = {
     "brightness": pl.Float64(),
     "contrast": pl.Float64(),
     "sharpness": pl.Float64(),
-    "thumbnail": pl.Binary(),
+    "thumbnail_at": pl.Int64(),  # its place in thumbnails.bin, counted in thumbnails
 }
+_NEAR_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "cluster": pl.String()}
 
 
-def cache_path(folder: Path) -> Path:
-    """The cache file in `folder` for this code and these libraries: measurements of other code are not reused."""
-    key = [inspect.getsource(containers), inspect.getsource(measure), cv2.__version__, np.__version__]
-    return folder / f"{_PREFIX}{sha256_bytes(repr(key).encode())[:16]}{_SUFFIX}"
+class Cache:
+    """The cache of one data/raw folder. `files` and `measured` are tables; both are empty where there is no readable cache."""
+
+    def __init__(self, raw: Path) -> None:
+        self._folder = raw / f"{_PREFIX}{_code_key(containers, measure)}"
+        self.files = pl.DataFrame(schema=FILES_SCHEMA)
+        self.measured = pl.DataFrame(schema=MEASURED_SCHEMA)
+        self._segments = 0
+        try:
+            self._load()
+        except (DetloopError, OSError):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for other in [*raw.glob(f"{_PREFIX}*"), *raw.glob(".measured-*.parquet")]:
+            if other != self._folder:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def _load(self) -> None:
+        segments = sorted(self._folder.glob("measured-*.parquet"))
+        if not segments:
+            return
+        measured = pl.concat([read_parquet(path, MEASURED_SCHEMA) for path in segments]).unique("image_id", keep="last", maintain_order=True)
+        path = self._folder / "thumbnails.bin"
+        if _thumbnails_in(measured) * _THUMBNAIL_BYTES > (path.stat().st_size if path.exists() else 0):
+            raise DetloopError(f"{path} is cut off")
+        files = self._folder / "files.parquet"
+        self.files = read_parquet(files, FILES_SCHEMA) if files.exists() else self.files
+        self.measured, self._segments = measured, int(segments[-1].stem.rpartition("-")[2]) + 1
+        if len(segments) > _MAX_SEGMENTS:
+            self._write_segment(measured)
+            for segment in segments:
+                segment.unlink()
+
+    def add(self, found: pl.DataFrame, thumbnails: Sequence[bytes | None]) -> None:
+        """Keep measurements: columns as MEASURED_SCHEMA without `thumbnail_at`, and the thumbnail of each row."""
+        path = self._folder / "thumbnails.bin"
+        have = _thumbnails_in(self.measured)
+        places: list[int | None] = []
+        content: list[bytes] = []
+        for thumbnail in thumbnails:
+            places.append(None if thumbnail is None else have + len(content))
+            if thumbnail is not None:
+                content.append(thumbnail)
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.truncate(have * _THUMBNAIL_BYTES)  # what a killed run appended without a segment that speaks of it
+            file.seek(0, os.SEEK_END)
+            file.write(b"".join(content))
+            file.flush()
+            os.fsync(file.fileno())
+        segment = found.with_columns(pl.Series("thumbnail_at", places, dtype=pl.Int64)).select(list(MEASURED_SCHEMA))
+        self._write_segment(segment)
+        self.measured = pl.concat([self.measured, segment])
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """All thumbnails, (N, 32, 32), left on the disk until they are read."""
+        path = self._folder / "thumbnails.bin"
+        if not path.exists() or not path.stat().st_size:
+            return np.zeros((0, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+        count = path.stat().st_size // _THUMBNAIL_BYTES
+        return np.memmap(path, dtype=np.uint8, mode="r", shape=(count, THUMBNAIL_PX, THUMBNAIL_PX))
+
+    def save_files(self, files: pl.DataFrame) -> None:
+        """Replace the table of files."""
+        self.files = files.select(list(FILES_SCHEMA))
+        write_parquet(self._folder / "files.parquet", self.files)
+
+    def near(self, settings: tuple[float, ...]) -> pl.DataFrame:
+        """`image_id` and `cluster` (an image_id) of the last run under these settings; empty where there is none."""
+        try:
+            return read_parquet(self._near_path(settings), _NEAR_SCHEMA)
+        except DetloopError:
+            return pl.DataFrame(schema=_NEAR_SCHEMA)
+
+    def save_near(self, settings: tuple[float, ...], table: pl.DataFrame) -> None:
+        """Replace the table of clusters; those of other settings go."""
+        path = self._near_path(settings)
+        write_parquet(path, table.select(list(_NEAR_SCHEMA)))
+        for other in self._folder.glob("near-*.parquet"):
+            if other != path:
+                other.unlink()
+
+    def _near_path(self, settings: tuple[float, ...]) -> Path:
+        return self._folder / f"near-{sha256_bytes(f'{settings} {_code_key(hash_index, near)}'.encode())[:16]}.parquet"
+
+    def _write_segment(self, segment: pl.DataFrame) -> None:
+        write_parquet(self._folder / f"measured-{self._segments:05d}.parquet", segment)
+        self._segments += 1
 
 
-def read_cache(path: Path) -> dict[str, Measurement]:
-    """Measurements by image_id; empty where there is no readable cache."""
-    try:
-        frame = read_parquet(path, _SCHEMA)
-    except DetloopError:
-        return {}
-    names = [field.name for field in fields(Measurement)]
-    return {row["image_id"]: Measurement(**{name: row[name] for name in names}) for row in frame.iter_rows(named=True)}
+def _thumbnails_in(measured: pl.DataFrame) -> int:
+    last = measured["thumbnail_at"].max()
+    return last + 1 if isinstance(last, int) else 0
 
 
-def write_cache(path: Path, measurements: Mapping[str, Measurement]) -> None:
-    """Replace the cache, sorted by image_id, and remove caches of other code."""
-    rows = [{"image_id": image_id, **asdict(measurements[image_id])} for image_id in sorted(measurements)]
-    write_parquet(path, pl.DataFrame(rows, schema=_SCHEMA))
-    for other in _others(path):
-        other.unlink(missing_ok=True)
-
-
-def _others(path: Path) -> Iterable[Path]:
-    return [other for other in path.parent.glob(f"{_PREFIX}*{_SUFFIX}") if other != path]
+def _code_key(*modules: object) -> str:
+    code = [inspect.getsource(module) for module in modules]  # type: ignore[arg-type]
+    return sha256_bytes(repr([code, cv2.__version__, np.__version__, simplejpeg.__version__]).encode())[:16]

@@ -1,13 +1,15 @@
 """What a file is, by its content: format, pixel size and whether its structure is whole. Decodes nothing.
 
 Decoders are lenient (some give grey rows for what a cut-off file lacks), so the structure is walked here: a JPEG must reach its end marker, a PNG its
-IEND chunk with every checksum right, a WebP and a BMP the length that their header states. TIFF has no such frame: only the decoder judges it.
+IEND chunk with every checksum right, a WebP and a BMP the length that their header states. TIFF has no such frame: only the decoder judges it. What
+lies between the markers of a JPEG only a decoder can judge: see `measure`.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,8 @@ REASON_NOT_AN_IMAGE = "not_an_image"
 REASON_UNSUPPORTED = "unsupported_format"
 REASON_TRUNCATED = "truncated"
 REASON_CORRUPT = "corrupt"
+REASON_DAMAGED = "damaged"  # the structure is whole, the picture's data is not
+REASON_TOO_MANY_SCANS = "too_many_scans"
 REASON_ANIMATED = "animated"
 REASON_MULTI_PAGE = "multi_page"
 REASON_SIXTEEN_BIT = "sixteen_bit"
@@ -25,8 +29,11 @@ REASON_CMYK = "cmyk"
 REASON_ALPHA = "alpha"
 
 HEAD_BYTES = 32  # as much as `sniff` needs
+MAX_SCANS = 100  # a progressive JPEG has about ten; one of thousands would keep a decoder busy for minutes
+UPRIGHT, UNKNOWN_ORIENTATION = 1, 0
 
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG, DAC (ITU-T T.81, table B.1)
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _JPEG_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and RST0 to RST7 carry no length
 _JPEG_MARKERS_BETWEEN_SCANS = frozenset({0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE})  # tables, the next scan, application data
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"jxl ", b"crx ")
@@ -43,11 +50,15 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """Format (jpg, png, bmp, webp, tif) and stored size, before any EXIF orientation."""
+    """Format (jpg, png, bmp, webp, tif) and stored size, before any EXIF orientation.
+
+    `orientation` is that of a JPEG's EXIF, 1 to 8, UPRIGHT without one; UNKNOWN_ORIENTATION where its EXIF is odd.
+    """
 
     extension: str
     width_px: int
     height_px: int
+    orientation: int = UPRIGHT
 
 
 def sniff(head: bytes) -> str:
@@ -82,14 +93,13 @@ def read_header(content: bytes) -> Header:
         RefusedError: not an image, a broken header, or pixels that would not mean the same everywhere (CMYK, more than 8 bits, several frames).
     """
     extension = sniff(content[:HEAD_BYTES])
-    read = {"jpg": _jpeg_size, "png": _png_size, "webp": _webp_size, "bmp": _bmp_size, "tif": _tiff_size}[extension]
     try:
-        width, height = read(content)
+        header = _jpeg_header(content) if extension == "jpg" else Header(extension, *_SIZE_OF[extension](content))
     except (struct.error, IndexError) as error:
         raise RefusedError(REASON_TRUNCATED) from error
-    if width < 1 or height < 1:
+    if header.width_px < 1 or header.height_px < 1:
         raise RefusedError(REASON_CORRUPT)
-    return Header(extension, width, height)
+    return header
 
 
 def require_whole(content: bytes, extension: str) -> None:
@@ -112,8 +122,9 @@ def require_whole(content: bytes, extension: str) -> None:
         raise RefusedError(REASON_TRUNCATED) from error
 
 
-def _jpeg_size(content: bytes) -> tuple[int, int]:
+def _jpeg_header(content: bytes) -> Header:
     position = 2
+    orientation = UPRIGHT
     while True:
         marker, position = _next_marker(content, position)
         if marker in _JPEG_FRAME_MARKERS:
@@ -122,10 +133,32 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
                 raise RefusedError(REASON_SIXTEEN_BIT)
             if channels == 4:
                 raise RefusedError(REASON_CMYK)
-            return width, height
+            if marker in _JPEG_PROGRESSIVE and content.count(b"\xff\xda") > MAX_SCANS:
+                raise RefusedError(REASON_TOO_MANY_SCANS)
+            return Header("jpg", width, height, orientation)
         if marker in (0xD9, 0xDA):
             raise RefusedError(REASON_CORRUPT)
+        if marker == 0xE1 and content.startswith(b"Exif", position + 2):
+            orientation = _exif_orientation(content[position + 8 : position + _segment_length(content, position)])
+            if content.count(b"Exif\0\0") > 1:  # which one counts is the decoder's affair
+                orientation = UNKNOWN_ORIENTATION
         position += 0 if marker in _JPEG_BARE_MARKERS else _segment_length(content, position)
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Tag 0x0112 of the first directory (EXIF 2.3, 4.6.4)."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return UNKNOWN_ORIENTATION
+    try:
+        directory = struct.unpack_from(order + "I", tiff, 4)[0]
+        for index in range(struct.unpack_from(order + "H", tiff, directory)[0]):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * index)
+            if tag == 0x0112:
+                return int(value) if kind == 3 and 1 <= value <= 8 else UNKNOWN_ORIENTATION
+    except struct.error:
+        return UNKNOWN_ORIENTATION
+    return UPRIGHT
 
 
 def _walk_jpeg(content: bytes) -> None:
@@ -250,3 +283,6 @@ def _tiff_size(content: bytes) -> tuple[int, int]:
     if values.get(262) == 5:
         raise RefusedError(REASON_CMYK)
     return values.get(256, 0), values.get(257, 0)
+
+
+_SIZE_OF: dict[str, Callable[[bytes], tuple[int, int]]] = {"png": _png_size, "webp": _webp_size, "bmp": _bmp_size, "tif": _tiff_size}

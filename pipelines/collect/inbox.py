@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.core.errors import DataError, listed
 from pipelines.core.io import iter_jsonl
@@ -40,17 +40,31 @@ class LogLine:
     split: str | None = None
 
 
-@dataclass(frozen=True)
-class InboxFile:
-    """One entry of the inbox; `refused` is the reason word for entries that are not opened at all."""
+_NO_LINE = LogLine()
+
+
+class InboxFile(NamedTuple):
+    """One entry of the inbox; `refused` is the reason word for entries that are not opened at all.
+
+    Bytes, times and inode are those of the file when it was seen: as long as they stay, its content is not read again.
+    """
 
     origin: str
-    path: Path
+    path: str
     source: str
-    group: str | None
-    captured_at: str | None
-    given_split: str | None
+    group: str | None = None
+    captured_at: str | None = None
+    given_split: str | None = None
     refused: str | None = None
+    bytes: int = 0
+    modified_ns: int = 0
+    changed_ns: int = 0
+    inode: int = 0
+
+
+class _Entry(NamedTuple):
+    refused: str | None
+    stat: os.stat_result | None
 
 
 @dataclass(frozen=True)
@@ -68,12 +82,13 @@ def read_inbox(inbox: Path) -> Inbox:
     Raises:
         DataError: bad log lines, all of them in one message.
     """
-    found = dict(_walk(inbox, "", inbox.resolve()))
+    found = dict(_walk(str(inbox), "", inbox.resolve()))
+    logs = sorted(name for name, entry in found.items() if _is_log(name, entry))
     claims: dict[str, tuple[LogLine, str]] = {}
     problems: list[str] = []
     missing: list[str] = []
     ignored: Counter[str] = Counter()
-    for name in sorted(name for name in found if _is_log(name, found)):
+    for name in logs:
         for place, row in _log_rows(inbox / name, origin_of(name)):
             ignored.update(str(key) for key in row if key not in LOG_COLUMNS)
             try:
@@ -81,14 +96,17 @@ def read_inbox(inbox: Path) -> Inbox:
             except ValueError as error:
                 problems.append(f"{place}: {error}")
                 continue
-            if target not in found or _is_log(target, found):
+            if target not in found or _is_log(target, found[target]):
                 missing.append(f"{place}: {origin_of(target)}")
             elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to
                 problems.append(f"{place}: {origin_of(target)} stands in {claims[target][1]} with other values")
     if problems:
         raise DataError(f"{len(problems)} bad log lines in the inbox: {listed(problems)}; mend or remove them")
-    files = [_inbox_file(inbox, name, refused, claims.get(name, (LogLine(), ""))[0]) for name, refused in found.items() if not _is_log(name, found)]
-    return Inbox(tuple(sorted(files, key=lambda file: file.origin)), tuple(missing), dict(sorted(ignored.items())))
+    for name in logs:
+        del found[name]
+    root = str(inbox)
+    files = [_inbox_file(root, name, entry, claims[name][0] if name in claims else _NO_LINE) for name, entry in found.items()]
+    return Inbox(tuple(sorted(files)), tuple(missing), dict(sorted(ignored.items())))
 
 
 def origin_of(name: str) -> str:
@@ -107,18 +125,22 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode() if char.isascii() else f"\\U{ord(char):08x}"
 
 
-def _walk(folder: Path, prefix: str, root: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield (name relative to the inbox, reason word or None) of every entry that is not a plain folder."""
+def _walk(folder: str, prefix: str, root: Path) -> Iterator[tuple[str, _Entry]]:
+    """Yield the name relative to the inbox and the entry of everything that is not a plain folder."""
     with os.scandir(folder) as entries:
-        children = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in children:
-        name = f"{prefix}{entry.name}"
-        if entry.is_symlink():
-            yield name, _link_refusal(Path(entry.path), root)
-        elif entry.is_dir():
-            yield from _walk(Path(entry.path), f"{name}/", root)
-        else:
-            yield name, None if entry.is_file() else REASON_NOT_A_FILE
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{prefix}{entry.name}"
+            if entry.is_symlink():
+                refused = _link_refusal(Path(entry.path), root)
+                yield name, _Entry(refused, None if refused else entry.stat())
+            elif entry.is_dir():
+                yield from _walk(entry.path, f"{name}/", root)
+            elif entry.is_file():
+                yield name, _Entry(None, entry.stat())
+            else:
+                yield name, _Entry(REASON_NOT_A_FILE, None)
 
 
 def _link_refusal(link: Path, root: Path) -> str | None:
@@ -133,14 +155,17 @@ def _link_refusal(link: Path, root: Path) -> str | None:
     return None if target.is_file() else REASON_NOT_A_FILE
 
 
-def _is_log(name: str, found: Mapping[str, str | None]) -> bool:
-    return PurePosixPath(name).name in LOG_NAMES and found[name] is None  # a log that may not be opened is a dropped file like others
+def _is_log(name: str, entry: _Entry) -> bool:
+    return name.rpartition("/")[2] in LOG_NAMES and entry.refused is None  # a log that may not be opened is a dropped file like others
 
 
-def _inbox_file(inbox: Path, name: str, refused: str | None, line: LogLine) -> InboxFile:
+def _inbox_file(root: str, name: str, entry: _Entry, line: LogLine) -> InboxFile:
     origin = origin_of(name)
     first, slash, _ = origin.partition("/")
-    return InboxFile(origin, inbox / name, line.source or (first if slash else ROOT_SOURCE), line.group, line.captured_at, line.split, refused)
+    source = line.source or (first if slash else ROOT_SOURCE)
+    stat = entry.stat
+    stamp = (0, 0, 0, 0) if stat is None else (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return InboxFile(origin, f"{root}/{name}", source, line.group, line.captured_at, line.split, entry.refused, *stamp)
 
 
 def _log_rows(path: Path, name: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -1,7 +1,8 @@
 """Measuring one image: upright size, brightness, contrast, sharpness, perceptual hash and thumbnail, from a reduced grey decode.
 
 A measurement is a function of the file's bytes alone; thresholds judge it later. JPEGs are decoded at 1/2 to 1/8 size, so sharpness speaks of shapes
-some pixels wide: it finds flat and badly blurred pictures, not slightly soft ones.
+some pixels wide: it finds flat and badly blurred pictures, not slightly soft ones. Owner of simplejpeg, the one decoder at hand that says when the
+data of a JPEG was damaged; what it accepts, OpenCV (the pipeline's decoder) accepts too.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
-from pipelines.collect.containers import REASON_ALPHA, REASON_CORRUPT, Header, RefusedError, read_header, require_whole
+from pipelines.collect.containers import REASON_ALPHA, REASON_CORRUPT, REASON_DAMAGED, UPRIGHT, Header, RefusedError, read_header, require_whole
 
 THUMBNAIL_PX = 32
 HASH_PX = 8  # the hash keeps the 8x8 lowest frequencies of the thumbnail's cosine transform
@@ -20,6 +22,9 @@ _HASH_BITS = HASH_PX * HASH_PX
 MIN_REDUCED_SIDE_PX = 48  # a reduced decode keeps at least this, so that the thumbnail is always made from more pixels than it has
 
 REASON_TOO_LARGE = "too_large"
+
+# libjpeg's warnings that pixels are lost (its jerror.h); others, such as bytes too many before the end marker, change no pixel
+_DAMAGE = ("premature end of data", "Premature end of JPEG", "bad Huffman code", "bad arithmetic code", "instead of RST")
 
 _REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 1: cv2.IMREAD_GRAYSCALE}
 
@@ -47,10 +52,10 @@ def measure(content: bytes, max_pixels: int) -> Measurement:
     header = read_header(content)
     if header.width_px * header.height_px > max_pixels:
         raise RefusedError(REASON_TOO_LARGE)
-    require_whole(content, header.extension)
     if header.extension == "jpg":
         grey, (width, height) = _decode_jpeg(content, header)
     else:
+        require_whole(content, header.extension)
         grey, (width, height) = _decode_other(content)
     thumbnail = cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
     mean, deviation = cv2.meanStdDev(grey)
@@ -86,7 +91,10 @@ def reduction_for(width_px: int, height_px: int) -> int:
 def _decode_jpeg(content: bytes, header: Header) -> tuple[cv2.typing.MatLike, tuple[int, int]]:
     """Reduced grey pixels, upright, and the upright (width, height) of the full image."""
     factor = reduction_for(header.width_px, header.height_px)
-    grey = _decode(content, _REDUCED_FLAGS[factor])
+    strict = _strict_grey(content, header, factor)
+    if header.orientation == UPRIGHT and strict is not None:
+        return strict, (header.width_px, header.height_px)
+    grey = _decode(content, _REDUCED_FLAGS[factor])  # OpenCV turns it, as it will in the rest of the pipeline
     stored, turned = ((-(-side // factor)) for side in (header.width_px, header.height_px))
     size = (grey.shape[1], grey.shape[0])
     if header.width_px == header.height_px or (size == (stored, turned) and stored != turned):
@@ -95,6 +103,23 @@ def _decode_jpeg(content: bytes, header: Header) -> tuple[cv2.typing.MatLike, tu
         return grey, (header.height_px, header.width_px)
     upright = _decode(content, cv2.IMREAD_GRAYSCALE)  # reduced sides are equal: only the full size tells whether the picture was turned
     return grey, (upright.shape[1], upright.shape[0])
+
+
+def _strict_grey(content: bytes, header: Header, factor: int) -> NDArray[np.uint8] | None:
+    """Reduced grey pixels as stored; None where this decoder does not know the kind of JPEG.
+
+    Raises:
+        RefusedError: truncated, corrupt or damaged.
+    """
+    sides = {"min_height": -(-header.height_px // factor), "min_width": -(-header.width_px // factor)}
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "GRAY", **sides)
+    except ValueError as error:
+        require_whole(content, "jpg")
+        if any(word in str(error) for word in _DAMAGE):
+            raise RefusedError(REASON_DAMAGED) from error
+        return None
+    return pixels[:, :, 0]
 
 
 def _decode_other(content: bytes) -> tuple[cv2.typing.MatLike, tuple[int, int]]:

@@ -1,73 +1,87 @@
-"""Finding near-duplicates: perceptual hashes within a radius, then a second look at the thumbnails.
+"""Near-duplicates: perceptual hashes within a radius, then a second look at the thumbnails; what holds together is a cluster. Pure.
 
 The hash alone calls pictures of a fixed camera the same, since most of the scene is. The second look compares exposure-corrected 32x32
 thumbnails: on average they may differ by `max_difference` grey levels, and nowhere by more than LOCAL_FACTOR times that, a shift of one cell
 allowed. An object that came, went or moved breaks the second rule; another compression, size, exposure or a small shift does not. Mirrored, turned
 and strongly cropped copies are not found.
+
+Two images that a chain of others joins already are not compared, so a thousand frames of a still scene cost a thousand looks, not half a million.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-HASH_BITS = 64
+from pipelines.collect.hash_index import Hashes, Pairs, candidate_pairs
+
 LOCAL_FACTOR = 2.0  # at 12 grey levels: a refocused smear has 13 at worst, its recompressed and shifted copies up to 22, a person who moved 100
 MAX_GAIN = 2.0  # exposures further apart than this count as different pictures
 MIN_DEVIATION = 2.0  # a flat thumbnail has no contrast to correct
-_BLOCK_PAIRS = 512  # candidate pairs compared at once: their cells stay in the processor's cache
+_FIRST_LOOK_PAIRS, _MOST_LOOK_PAIRS = 512, 1 << 16  # pairs looked at before those that are joined by then are left out
+_BLOCK_PAIRS = 512  # pairs compared at once: their cells stay in the processor's cache
 
-Pairs = NDArray[np.int64]
-Thumbnails = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class NearPair:
-    """Two near-duplicates by position; `a` < `b`."""
-
-    a: int
-    b: int
-    distance_bits: int
-    difference: float
+Nodes = NDArray[np.int64]
+Thumbnails = Callable[[Nodes], NDArray[np.uint8]]  # positions (M,) to grey pictures (M, 32, 32)
 
 
-def near_pairs(hashes: NDArray[np.uint64], thumbnails: Thumbnails, radius_bits: int, max_difference: float) -> list[NearPair]:
-    """All near-duplicate pairs, sorted. `hashes` is (N,), `thumbnails` (N, 32, 32) grey."""
-    found: list[NearPair] = []
-    for pairs in candidate_pairs(hashes, radius_bits):
-        for start in range(0, len(pairs), _BLOCK_PAIRS):
-            block = pairs[start : start + _BLOCK_PAIRS]
-            difference = thumbnail_differences(thumbnails, block, max_difference)
-            close = difference <= max_difference
-            for (a, b), value in zip(block[close].tolist(), difference[close].tolist(), strict=True):
-                found.append(NearPair(a, b, int(hashes[a] ^ hashes[b]).bit_count(), value))
-    return sorted(found, key=lambda pair: (pair.a, pair.b))
+def near_clusters(
+    hashes: Hashes,
+    thumbnails: Thumbnails,
+    radius_bits: int,
+    max_difference: float,
+    known: Nodes | None = None,
+    fresh: NDArray[np.bool_] | None = None,
+) -> Nodes:
+    """For each image the smallest position of its cluster, (N,). `hashes` is (N,).
 
-
-def candidate_pairs(hashes: NDArray[np.uint64], radius_bits: int) -> Iterator[Pairs]:
-    """Yield blocks (M, 2) of positions whose hashes differ in at most `radius_bits` bits, every pair once, a < b.
-
-    Hashes are cut into `radius_bits + 1` bands: two that differ in `radius_bits` bits agree in a whole band (pigeonhole), so only hashes that share
-    a band are compared. A pair counts in the first band it shares.
+    `known` (N,) gives clusters in the same form that were found before among images that are not `fresh`; only pairs with a fresh end are compared.
     """
-    bands = _bands(radius_bits + 1)
-    for number, mask in enumerate(bands):
-        keys = hashes & mask
-        order = np.argsort(keys, kind="stable")
-        bounds = np.flatnonzero(np.diff(keys[order])) + 1
-        for bucket in np.split(order, bounds):
-            if len(bucket) > 1:
-                yield from _bucket_pairs(hashes, np.sort(bucket), bands[:number], radius_bits)
+    parent = np.arange(len(hashes)) if known is None else known.copy()
+    for pairs in candidate_pairs(hashes, radius_bits, fresh):
+        size = _FIRST_LOOK_PAIRS
+        while len(pairs):
+            look, pairs = pairs[:size], pairs[size:]
+            join(parent, look[thumbnail_differences(thumbnails, look, max_difference) <= max_difference])
+            pairs = pairs[roots(parent, pairs[:, 0]) != roots(parent, pairs[:, 1])]
+            size = min(2 * size, _MOST_LOOK_PAIRS)
+    return roots(parent, np.arange(len(hashes)))
+
+
+def join(parent: Nodes, pairs: Iterable[Iterable[int]]) -> None:
+    """Join the clusters of each pair in `parent`, a forest whose roots are the smallest of their tree."""
+    for a, b in pairs:
+        low, high = sorted((_root(parent, int(a)), _root(parent, int(b))))
+        parent[high] = low
+
+
+def roots(parent: Nodes, nodes: Nodes) -> Nodes:
+    """The root of each of `nodes`, shape as `nodes`."""
+    while True:
+        above = parent[nodes]
+        if np.array_equal(above, nodes):
+            return above
+        nodes = above
+
+
+def _root(parent: Nodes, node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = int(parent[node])
+    return node
 
 
 def thumbnail_differences(thumbnails: Thumbnails, pairs: Pairs, max_difference: float) -> NDArray[np.float64]:
     """For each pair (M, 2) of positions the mean absolute grey difference after exposure correction; infinity where the pictures differ locally."""
+    blocks = [_differences(thumbnails, pairs[start : start + _BLOCK_PAIRS], max_difference) for start in range(0, len(pairs), _BLOCK_PAIRS)]
+    return np.concatenate([np.zeros(0), *blocks])
+
+
+def _differences(thumbnails: Thumbnails, pairs: Pairs, max_difference: float) -> NDArray[np.float64]:
     used, places = np.unique(pairs, return_inverse=True)
-    cells = thumbnails[used].astype(np.float32)
+    cells = thumbnails(used).astype(np.float32)
     spread = cells.std(axis=(1, 2))
     cells -= cells.mean(axis=(1, 2), keepdims=True)
     lowest, highest = _neighbourhood(cells, np.minimum), _neighbourhood(cells, np.maximum)
@@ -82,42 +96,6 @@ def thumbnail_differences(thumbnails: Thumbnails, pairs: Pairs, max_difference: 
     difference[_anywhere(lowest[second] * half - a > limit) | _anywhere(a - highest[second] * half > limit)] = np.inf
     difference[_anywhere(lowest[first] / half - b > limit) | _anywhere(b - highest[first] / half > limit)] = np.inf
     return difference
-
-
-def components(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """For each of `count` nodes the smallest node of its connected component."""
-    parent = list(range(count))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for a, b in pairs:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return [root(node) for node in range(count)]
-
-
-def _bands(number: int) -> list[np.uint64]:
-    edges = [HASH_BITS * index // number for index in range(number + 1)]
-    return [np.uint64(((1 << (high - low)) - 1) << low) for low, high in pairwise(edges)]
-
-
-def _bucket_pairs(hashes: NDArray[np.uint64], bucket: NDArray[np.int64], earlier: Sequence[np.uint64], radius_bits: int) -> Iterator[Pairs]:
-    values = hashes[bucket]
-    rows = max(1, 4 * 1024 * 1024 // len(bucket))  # at most 4 million comparisons in memory
-    for start in range(0, len(bucket), rows):
-        different = values[start : start + rows, None] ^ values[None, :]
-        close = np.bitwise_count(different) <= radius_bits
-        for mask in earlier:
-            close &= (different & mask) != 0
-        i, j = np.nonzero(close)
-        i = i + start
-        ahead = i < j
-        if ahead.any():
-            yield np.stack([bucket[i[ahead]], bucket[j[ahead]]], axis=1)
 
 
 def _neighbourhood(cells: NDArray[np.float32], pick: np.ufunc) -> NDArray[np.float32]:

@@ -1,0 +1,120 @@
+"""One collection: every file of the inbox to a row with its fate, every kept image to its place below data/raw. Only what is new is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.collect.cache import FILES_SCHEMA, MEASURED_SCHEMA, Cache
+from pipelines.collect.fates import Thresholds, find_clusters, with_exact_duplicates, with_near_duplicates, with_reasons
+from pipelines.collect.inbox import InboxFile
+from pipelines.collect.measure import REASON_TOO_LARGE
+from pipelines.collect.screening import Looked, look_at_all
+from pipelines.collect.store import IMAGES_FOLDER, ImageStore
+
+_SEGMENT_ROWS = 4096  # measurements that a killed run may lose
+_TRUSTED_AGE_NS = 2_000_000_000  # a file that changed just before the run may change again within one tick of its file system's clock
+
+_SEEN_SCHEMA: dict[str, pl.DataType] = {
+    "origin": pl.String(),
+    "file": pl.String(),  # where it lies
+    "source": pl.String(),
+    "group": pl.String(),
+    "captured_at": pl.String(),
+    "given_split": pl.String(),
+    "unopened": pl.String(),  # why it was not opened at all
+    "bytes": pl.Int64(),
+    "modified_ns": pl.Int64(),
+    "changed_ns": pl.Int64(),
+    "inode": pl.UInt64(),
+}
+_STAMP = ["origin", "bytes", "modified_ns", "changed_ns", "inode"]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """`table` has a row for each file: the manifest's columns, and more. `thumbnails` (N, 32, 32) are addressed by its `thumbnail_at`."""
+
+    table: pl.DataFrame
+    thumbnails: NDArray[np.uint8]
+    store: ImageStore
+
+    def remove_strays(self) -> int:
+        """Remove images that the table does not keep; returns how many."""
+        return self.store.keep_only(set(self.table["path"].drop_nulls()))
+
+
+def collect(files: Sequence[InboxFile], raw: Path, thresholds: Thresholds, near_radius_bits: int, near_max_difference: float) -> Collection:
+    """Look at what is new and decide over all. Kept images lie below `raw` when it returns; those that are no longer kept still do."""
+    started_ns = time.time_ns()
+    cache, store = Cache(raw), ImageStore(raw)
+    seen = pl.DataFrame(list(zip(*files, strict=True)), schema=_SEEN_SCHEMA) if files else pl.DataFrame(schema=_SEEN_SCHEMA)
+    table = _look_at_new(seen, cache, store, thresholds.max_pixels)
+    old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS
+    cache.save_files(table.filter(pl.col("image_id").is_not_null() & old_enough).select(list(FILES_SCHEMA)))
+    table = with_exact_duplicates(with_reasons(table, thresholds))
+    kept = table.filter(pl.col("reason").is_null())
+    settings = (near_radius_bits, near_max_difference)
+    clusters = find_clusters(kept, cache.thumbnails(), cache.near(settings), *settings)
+    cache.save_near(settings, clusters)
+    table = with_near_duplicates(table, clusters)
+    path = pl.concat_str(pl.lit(f"{IMAGES_FOLDER}/"), pl.col("image_id").str.head(2), pl.lit("/"), "image_id", pl.lit("."), "extension")
+    table = table.with_columns(
+        pl.when(pl.col("reason").is_null()).then(path).alias("path"),
+        pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(pl.lit("dropped")).alias("status"),
+        pl.lit(None, pl.String).alias("uri"),
+        pl.lit(None, pl.List(pl.String)).alias("predicted_classes"),
+        pl.lit(None, pl.Float64).alias("uncertainty"),
+    )
+    for relative, size, file, image_id in table.filter(pl.col("path").is_not_null()).select("path", "bytes", "file", "image_id").iter_rows():
+        if store.sizes.get(relative) != size:
+            store.put_file(relative, file, image_id)
+    return Collection(table, cache.thumbnails(), store)
+
+
+def _look_at_new(seen: pl.DataFrame, cache: Cache, store: ImageStore, max_pixels: int) -> pl.DataFrame:
+    """`seen` with image_id, true size, the columns of the measurements, and `refused`."""
+    stamped = seen.join(cache.files, on=_STAMP, how="left", maintain_order="left")
+    measured = cache.measured["image_id"]
+    new = stamped.filter(pl.col("unopened").is_null() & ~pl.col("image_id").is_in(measured.implode()).fill_null(value=False))
+    looked: list[tuple[str | None, int | None, str | None]] = []
+    waiting: dict[str, Looked] = {}
+    for batch in look_at_all(new["file"].to_list(), max_pixels, set(measured) if len(new) else set(), store.put):
+        looked += [(item.image_id, item.bytes, item.refused) for item in batch]
+        waiting.update({item.image_id: item for item in batch if item.image_id is not None and _lasts(item)})
+        if len(waiting) >= _SEGMENT_ROWS:
+            _keep(cache, waiting)
+            waiting = {}
+    _keep(cache, waiting)
+    found = pl.DataFrame(looked, schema={"new_id": pl.String, "new_bytes": pl.Int64, "of_file": pl.String}, orient="row").with_columns(new["origin"])
+    table = stamped.join(found, on="origin", how="left", maintain_order="left").with_columns(
+        pl.coalesce("new_id", "image_id").alias("image_id"),
+        pl.coalesce("new_bytes", "bytes").alias("bytes"),
+    )
+    table = table.join(cache.measured, on="image_id", how="left", maintain_order="left")
+    return table.with_columns(
+        pl.coalesce("unopened", "refused", "of_file").alias("refused"),
+        pl.when(pl.col("image_id").is_not_null()).then(pl.col("bytes")).alias("bytes"),
+    )
+
+
+def _lasts(item: Looked) -> bool:
+    """Whether it holds for these bytes for ever: a measurement, or a refusal that hangs on no param."""
+    return item.measurement is not None or item.refused not in (None, REASON_TOO_LARGE)
+
+
+def _keep(cache: Cache, looked: Mapping[str, Looked]) -> None:
+    rows: list[dict[str, Any]] = []
+    for image_id, item in looked.items():
+        row = {"image_id": image_id, "refused": item.refused}
+        rows.append(row if item.measurement is None else {**row, **vars(item.measurement)})
+    if rows:
+        thumbnails = [item.measurement.thumbnail if item.measurement else None for item in looked.values()]
+        cache.add(pl.DataFrame(rows, schema={name: kind for name, kind in MEASURED_SCHEMA.items() if name != "thumbnail_at"}), thumbnails)

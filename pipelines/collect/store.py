@@ -1,0 +1,84 @@
+"""The images below data/raw, by content: what lies there, putting one in, taking out what does not belong.
+
+An image is written under a temporary name, then renamed. It is not flushed to the disk one by one: after a power cut its size tells, and the next
+run writes it again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Set
+from pathlib import Path
+
+from pipelines.core.errors import DataError
+from pipelines.core.io import sha256_bytes
+
+IMAGES_FOLDER = "images"
+
+
+def raw_path(image_id: str, extension: str) -> str:
+    """Where a kept image lies, relative to data/raw."""
+    return f"{IMAGES_FOLDER}/{image_id[:2]}/{image_id}.{extension}"
+
+
+class ImageStore:
+    """data/raw/images; `sizes` is what lay there when the store was opened, path relative to data/raw to bytes. Threads may share one."""
+
+    def __init__(self, raw: Path) -> None:
+        self._raw = str(raw)
+        (raw / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
+        self.sizes: dict[str, int] = {}
+        self._folders: set[str] = set()
+        for folder in os.scandir(raw / IMAGES_FOLDER):
+            if folder.is_dir(follow_symlinks=False):
+                self._folders.add(f"{IMAGES_FOLDER}/{folder.name}")
+                self.sizes.update((f"{IMAGES_FOLDER}/{folder.name}/{entry.name}", entry.stat().st_size) for entry in os.scandir(folder.path))
+            else:
+                self.sizes[f"{IMAGES_FOLDER}/{folder.name}"] = folder.stat().st_size
+
+    def put(self, relative: str, content: bytes) -> None:
+        """Store an image unless it lies there whole."""
+        if self.sizes.get(relative) == len(content):
+            return
+        folder = relative[: relative.rindex("/")]  # plain strings: this runs once a file, and Path objects cost as much as the system calls
+        if folder not in self._folders:  # several threads may make the same folder
+            Path(self._raw, folder).mkdir(parents=True, exist_ok=True)
+            self._folders.add(folder)
+        path = f"{self._raw}/{relative}"
+        temporary = f"{path}.{threading.get_ident()}.tmp"
+        try:
+            with open(temporary, "wb", buffering=0) as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        self.sizes[relative] = len(content)
+
+    def put_file(self, relative: str, path: str, image_id: str) -> None:
+        """Store the image that lies in the file `path`.
+
+        Raises:
+            DataError: its content is no longer that of `image_id`.
+        """
+        with open(path, "rb") as file:
+            content = file.read()
+        if sha256_bytes(content) != image_id:
+            raise DataError(f"{path} changed while it was collected: run `dvc repro` again when nothing writes to it")
+        self.put(relative, content)
+
+    def keep_only(self, kept: Set[str]) -> int:
+        """Remove every file below data/raw/images that is not in `kept`, and what killed runs left half-written in data/raw. Returns how many."""
+        strays = [name for name in self.sizes if name not in kept]
+        for name in strays:
+            Path(self._raw, name).unlink(missing_ok=True)
+            del self.sizes[name]
+        left = [path for path in Path(self._raw).glob(".*.tmp") if path.is_file()]
+        for path in left:
+            path.unlink()
+        used = {name[: name.rindex("/")] for name in self.sizes}
+        for folder in [*self._folders - used]:
+            Path(self._raw, folder).rmdir()
+            self._folders.discard(folder)
+        return len(strays) + len(left)
