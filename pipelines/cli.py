@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "import": "bring a labeled dataset in (voc, coco, yolo, labelstudio)",
     "analyze": "tell what is wrong with any model's detections (COCO files): COCO and TIDE figures, a row for each wrong box",
     "labels": "talk with Label Studio: status, push, pull, progress; serve and stop one on this machine",
+    "export-dataset": "write the dataset as other tools want it (yolo, coco, voc, labelstudio)",
     "queue": "turn the mined list into the round's queue for people",
     "suite": "take confirmed bad cases into the regression suite, and show it",
     "promote": "make this round's model the champion that later ones are held against",
@@ -23,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "bundle": "test a released bundle on its golden vectors",
     "report": "say where the report lies",
 }
+MODULES = {"import": "import_dataset", "export-dataset": "export_dataset"}  # where a command's name cannot be a module's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if arguments[:1] == [name]:
-            module = importlib.import_module(f"pipelines.commands.{name if name != 'import' else 'import_dataset'}")
+            module = importlib.import_module(f"pipelines.commands.{MODULES.get(name, name)}")
             module.configure(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(arguments)

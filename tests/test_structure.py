@@ -20,7 +20,7 @@ FEATURES = {
     "pipelines.sample": set(),
     "pipelines.collect": set(),
     "pipelines.labeling": {"pipelines.formats"},
-    "pipelines.dataset": set(),
+    "pipelines.dataset": {"pipelines.formats"},
     "pipelines.evaluation": set(),
     "pipelines.mining": set(),
     "pipelines.regression": set(),

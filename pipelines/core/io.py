@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipelines.core.errors import DataError, MissingInputError
+
+# What a file system answers when it cannot make this hard link.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 METRIC_DIGITS = 6  # metrics are rounded to this many decimals, so that noise in the last bits is not a change
 
@@ -70,6 +74,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` as `new_file` does."""
     with new_file(path) as file:
         file.write(content)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system can (no second copy on disk), else a copy that appears complete or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    with new_file(target) as copy, source.open("rb") as original:
+        shutil.copyfileobj(original, copy)
 
 
 @contextmanager

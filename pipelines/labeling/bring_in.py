@@ -6,10 +6,6 @@ Boxes are written as the dataset has them, without area or past the edge: label_
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import DataError, listed
-from pipelines.core.io import canonical_json, sha256_file, write_text
+from pipelines.core.io import canonical_json, link_or_copy, sha256_file, write_text
 from pipelines.core.types import Annotation
 from pipelines.formats.reading import Problem, geometry_problem
 from pipelines.labeling.datasets import FoundDataset, FoundImage, FoundLabel
@@ -25,7 +21,6 @@ from pipelines.labeling.imagefiles import upright_size
 from pipelines.labeling.opinions import refuse_unknown
 from pipelines.labeling.sources import row_with_problems
 
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _LOG = "log.jsonl"
 
 
@@ -113,32 +108,12 @@ def write(job: Plan, inbox: Path, labels: Path, progress: Callable[[Sequence[tup
     for name, path, _ in progress(job.images):
         target = folder / name
         if not target.exists():
-            _link_or_copy(path.resolve(), target)
+            link_or_copy(path.resolve(), target)
             new += 1
     for target, text in ((folder / _LOG, job.log_text), (labels / job.label_file, job.label_text)):
         if not target.is_file() or target.read_bytes() != text.encode():
             write_text(target, text)
     return new
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system can (no second copy on disk), else a copy that appears complete or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-        return
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        shutil.copyfile(source, temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _unknown_classes(labels: Sequence[FoundLabel], class_of: Mapping[str, str]) -> list[str]:
