@@ -36,21 +36,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, analyse, write, say the counts."""
     truth = read_truth(require_file(args.gt, "name a COCO truth file").read_bytes(), str(args.gt))
-    everything = read_results(require_file(args.dt, "name a COCO result file").read_bytes(), truth, str(args.dt))
-    within = capped(everything)
-    found = everything.where(within)
-    coco = coco_metrics_from_columns(truth.boxes, everything, truth.images.height, truth.classes)
-    analysis = analyse(truth.boxes, found, truth.classes, truth.images, LIMITS, foreground_iou=FOREGROUND_IOU, background_iou=BACKGROUND_IOU)
-    summary = _summary(truth, found, coco, analysis)
-    summary["left_out"] = {"crowd_regions": truth.crowd_regions, f"beyond_{MAX_DETECTIONS}_of_a_class_on_an_image": int((~within).sum())}
-    write_folder(args.out, {"analysis.json": json_text(rounded(summary)).encode(), "badcases.jsonl": analysis.rows.write_ndjson().encode()})
+    found = read_results(require_file(args.dt, "name a COCO result file").read_bytes(), truth, str(args.dt))
+    summary, analysis = analyse_boxes(truth, found)
+    write_analysis(args.out, summary, analysis)
     listed = ", ".join(f"{kind} {count}" for kind, count in analysis.counts.items())
-    ap50 = "unknown (no labels)" if coco.ap50 is None else f"{coco.ap50:.4f}"
+    ap50 = "unknown (no labels)" if summary["coco"]["AP50"] is None else f"{summary['coco']['AP50']:.4f}"
     print(f"wrote {args.out}{os.sep}: AP50 {ap50}, {len(analysis.rows)} wrong boxes ({listed})")
     left_out = {name: count for name, count in summary["left_out"].items() if count}
     if left_out:
         print(f"left out: {', '.join(f'{count} {name}' for name, count in left_out.items())}")
     return 0
+
+
+def analyse_boxes(truth: CocoTruth, everything: DetectionColumns) -> tuple[dict[str, Any], Analysis]:
+    """The content of analysis.json, and the rows."""
+    within = capped(everything)
+    found = everything.where(within)
+    coco = coco_metrics_from_columns(truth.boxes, everything, truth.images.height, truth.classes)
+    analysis = analyse(truth.boxes, found, truth.classes, truth.images, LIMITS, foreground_iou=FOREGROUND_IOU, background_iou=BACKGROUND_IOU)
+    left_out = {"crowd_regions": truth.crowd_regions, f"beyond_{MAX_DETECTIONS}_of_a_class_on_an_image": int((~within).sum())}
+    return _summary(truth, found, coco, analysis) | {"left_out": left_out}, analysis
+
+
+def write_analysis(out: Path, summary: dict[str, Any], analysis: Analysis) -> None:
+    """Write the folder of both files."""
+    write_folder(out, {"analysis.json": json_text(rounded(summary)).encode(), "badcases.jsonl": analysis.rows.write_ndjson().encode()})
 
 
 def _summary(truth: CocoTruth, found: DetectionColumns, coco: CocoMetrics, analysis: Analysis) -> dict[str, Any]:

@@ -150,6 +150,15 @@ class MineParams(Section):
     foreground_iou: Fraction = 0.5
     background_iou: Fraction = 0.1
     gallery_images: Positive = 60
+    folds: Annotated[int, Field(ge=0, le=10)] = 0
+    fold_epochs: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("folds")
+    @classmethod
+    def _no_single_fold(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold leaves nothing to train on: set it to 0 (none) or to 2 and more")
+        return value
 
 
 class QueueParams(Section):

@@ -1,0 +1,146 @@
+"""Which labels are probably wrong: spurious, misplaced, swapped, missing. Judged by detections of models that never saw those labels.
+
+No figure depends on the scale of the confidences. A detection counts by its hit rate: how often detections of its class that rank like it find a label
+(isotonic regression, so any rescaling that keeps the order changes nothing). With the hit rates p of the detections around a label:
+
+    support     the highest p of its own class on it, in full from IoU 0.7, falling to nothing at 0.3
+    swapped     the highest p of another class on it, where no label of that class is: p x (1 - support)
+    misplaced   the highest p of its class beside it (IoU 0.1 to 0.5), where no other label of that class is: p x (1 - support)
+    spurious    nothing speaks for it, though labels of its class usually have support: the chance that a label with so little support is one of the
+                faulty ones, when PRIOR of all are, x (1 - support)
+    missing     a detection where no label is: half p squared, x (1 - the score of a label of its class that it touches and explains)
+
+A score is a rank with a reason, not a probability. Suspects go to people; nothing here changes a label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.boxes import iou_matrix
+from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
+from pipelines.mining.tide import greedy_match, overlaps
+
+FAULTS = ("spurious", "misplaced", "swapped", "missing")
+SPURIOUS, MISPLACED, SWAPPED, MISSING = range(len(FAULTS))
+SAME_IOU, TOUCHING_IOU = 0.5, 0.1
+NO_SUPPORT_IOU, FULL_SUPPORT_IOU = 0.3, 0.7
+PRIOR = 0.05
+MISSING_WEIGHT = 0.5
+MIN_HIT_RATE = 0.05  # a detection that is right more rarely proposes no label
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What speaks against each label, and for each detection that has none.
+
+    `kind` (labels,) is a position in FAULTS, `score` (labels,) from 0 to 1, `support` (labels,) as the module says, `witness` (labels,) the detection of
+    another class or place, -1 where none speaks. `missing` (detections,) from 0 to 1, 0 where a detection proposes nothing. `rate` (detections,).
+    """
+
+    kind: Ints
+    score: Floats
+    support: Floats
+    witness: Ints
+    missing: Floats
+    rate: Floats
+
+
+def label_suspects(truth: TruthColumns, found: DetectionColumns) -> Suspects:
+    """Judge every label and every detection."""
+    row, label, iou = overlaps(truth, found)
+    same = truth.class_index[label] == found.class_index[row]
+    rate = hit_rates(found, greedy_match(found, row[same], label[same], iou[same], SAME_IOU) >= 0)
+    own_iou, any_iou = _highest(len(found), row[same], iou[same]), _highest(len(found), row, iou)
+
+    weight = np.clip((iou - NO_SUPPORT_IOU) / (FULL_SUPPORT_IOU - NO_SUPPORT_IOU), 0.0, 1.0)
+    support = _highest(len(truth), label[same], (rate[row] * weight)[same])
+    unclaimed = own_iou[row] < SAME_IOU
+    beside = same & (iou >= TOUCHING_IOU) & (iou < SAME_IOU) & unclaimed
+    other = ~same & (iou >= SAME_IOU) & unclaimed
+    place, place_witness = _best_witness(len(truth), label[beside], row[beside], rate)
+    name, name_witness = _best_witness(len(truth), label[other], row[other], rate)
+
+    scores = np.zeros((len(FAULTS) - 1, len(truth)))
+    scores[SPURIOUS] = PRIOR / (PRIOR + (1 - PRIOR) * _share_with_less(truth.class_index, support))
+    scores[MISPLACED], scores[SWAPPED] = place, name
+    scores *= 1 - support
+    kind = scores.argmax(axis=0)
+    score = scores.max(axis=0, initial=0.0)
+    witness = np.choose(kind, [np.full(len(truth), -1), place_witness, name_witness])
+
+    explained = same & (iou >= TOUCHING_IOU)
+    free = np.flatnonzero((any_iou < SAME_IOU) & (rate >= MIN_HIT_RATE))
+    free = free[_best_of_each_place(found, free, rate)]
+    missing = np.zeros(len(found))
+    missing[free] = MISSING_WEIGHT * rate[free] ** 2
+    missing *= 1 - _highest(len(found), row[explained], score[label[explained]])
+    return Suspects(kind, score, support, witness, missing, rate)
+
+
+def hit_rates(found: DetectionColumns, hit: NDArray[np.bool_]) -> Floats:
+    """For each detection, how often detections of its class that rank like it are a `hit`, (detections,)."""
+    rate = np.zeros(len(found))
+    for index in np.unique(found.class_index):
+        rows = np.flatnonzero(found.class_index == index)
+        rows = rows[np.argsort(-found.score[rows], kind="stable")]
+        rate[rows] = falling_rates(hit[rows], found.score[rows])
+    return rate
+
+
+def falling_rates(hit: NDArray[np.bool_], score: Floats) -> Floats:
+    """Isotonic regression (pool adjacent violators) of `hit` over falling `score`: the closest sequence that never rises; equal scores get one value."""
+    starts = np.flatnonzero(np.diff(score, prepend=np.inf))
+    hits, counts = np.add.reduceat(hit.astype(np.int64), starts), np.diff(np.append(starts, len(hit)))
+    blocks: list[tuple[int, int]] = []
+    for total, count in zip(hits.tolist(), counts.tolist(), strict=True):
+        pooled, size = total, count
+        while blocks and blocks[-1][0] * size <= pooled * blocks[-1][1]:
+            before = blocks.pop()
+            pooled, size = pooled + before[0], size + before[1]
+        blocks.append((pooled, size))
+    return np.repeat([total / count for total, count in blocks], [count for _, count in blocks])
+
+
+def _share_with_less(class_index: Ints, support: Floats) -> Floats:
+    """For each label, the share of its class's labels that have as little support or less."""
+    share = np.zeros(len(support))
+    for index in np.unique(class_index):
+        rows = np.flatnonzero(class_index == index)
+        share[rows] = np.searchsorted(np.sort(support[rows]), support[rows], side="right") / len(rows)
+    return share
+
+
+def _highest(count: int, index: Ints, value: Floats) -> Floats:
+    """The highest `value` of each index, 0 where it has none, (count,)."""
+    best = np.zeros(count)
+    np.maximum.at(best, index, value)
+    return best
+
+
+def _best_witness(count: int, label: Ints, row: Ints, rate: Floats) -> tuple[Floats, Ints]:
+    """The highest rate of the detections `row` for each label, and the first such detection."""
+    best, witness = np.zeros(count), np.full(count, -1, dtype=np.int64)
+    order = np.lexsort((row, -rate[row], label))
+    first = order[np.flatnonzero(np.diff(label[order], prepend=-1))]
+    best[label[first]], witness[label[first]] = rate[row[first]], row[first]
+    return best, witness
+
+
+def _best_of_each_place(found: DetectionColumns, rows: Ints, rate: Floats) -> Ints:
+    """Positions in `rows` of the detections that no better one of their image overlaps by SAME_IOU, of whatever class."""
+    kept: list[int] = []
+    order = np.lexsort((rows, -rate[rows], found.image[rows]))
+    edges = np.flatnonzero(np.diff(found.image[rows][order], prepend=-1, append=-1))
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        places = order[start:stop]
+        overlap = iou_matrix(found.xyxy[rows[places]], found.xyxy[rows[places]]) >= SAME_IOU
+        alive = np.ones(len(places), dtype=bool)
+        for position in range(len(places)):
+            if alive[position]:
+                kept.append(int(places[position]))
+                alive[position + 1 :] &= ~overlap[position, position + 1 :]
+    return np.array(kept, dtype=np.int64)
