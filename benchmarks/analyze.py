@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/analyze.py [--images 5000 --labels 36000 --detections 200000 --rounds 3]
 
-Each is timed from the files to its figures, and from loaded boxes on; ours includes writing analysis.json and a row for every wrong box, which the others
-do not make. `vs_hotcoco` and `vs_tidecv` are of the work after loading, `…_with_loading` from the files on (for tidecv, whose reader wants
+Each is timed from the files to its figures, and from loaded boxes on; ours includes writing analysis.json and a row for every wrong box, which the
+others do not make. `vs_hotcoco` and `vs_tidecv` are of the work after loading, `…_with_loading` from the files on (for tidecv, whose reader wants
 segmentations, without its reader). The process of `detloop analyze` as a whole is measured for its memory.
 """
 

@@ -1,6 +1,7 @@
 """Tools that benchmarks compare with, which detloop itself does not need: put into a folder of their own on first use.
 
-tidecv and seaborn come without what they ask for: tidecv asks for the desktop OpenCV, which would replace the headless one that everything here runs with.
+tidecv and seaborn come without what they ask for: tidecv asks for the desktop OpenCV, which would replace the headless one that everything here runs
+with.
 """
 
 from __future__ import annotations

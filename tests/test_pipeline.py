@@ -44,7 +44,7 @@ def test_every_stage_leaves_its_outputs(round_one: Workspace, durations_s: dict[
     for stage in round_one.lock().values():
         for out in stage["outs"]:
             assert (round_one.folder / out["path"]).exists(), out["path"]
-    for name in ("collect", "labels", "dataset", "train", "evaluate", "mine", "verify", "benchmark", "release"):
+    for name in ("collect", "labels", "dataset", "train", "evaluate", "suspects", "mine", "verify", "benchmark", "release"):
         assert json.loads((round_one.folder / f"data/metrics/{name}.json").read_text())
     assert not (round_one.folder / "data/work/train").exists(), "a finished training leaves nothing to resume"
 

@@ -152,6 +152,7 @@ class MineParams(Section):
     gallery_images: Positive = 60
     folds: Annotated[int, Field(ge=0, le=10)] = 0
     fold_epochs: Annotated[int, Field(ge=0)] = 0
+    suspect_score: Fraction = 0.4
 
     @field_validator("folds")
     @classmethod

@@ -1,7 +1,7 @@
 """Which labels are probably wrong: spurious, misplaced, swapped, missing. Judged by detections of models that never saw those labels.
 
-No figure depends on the scale of the confidences. A detection counts by its hit rate: how often detections of its class that rank like it find a label
-(isotonic regression, so any rescaling that keeps the order changes nothing). With the hit rates p of the detections around a label:
+No figure depends on the scale of the confidences. A detection counts by its hit rate: how often detections of its class that rank like it find a
+label (isotonic regression, so any rescaling that keeps the order changes nothing). With the hit rates p of the detections around a label:
 
     support     the highest p of its own class on it, in full from IoU 0.7, falling to nothing at 0.3
     swapped     the highest p of another class on it, where no label of that class is: p x (1 - support)
@@ -15,7 +15,10 @@ A score is a rank with a reason, not a probability. Suspects go to people; nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +40,8 @@ MIN_HIT_RATE = 0.05  # a detection that is right more rarely proposes no label
 class Suspects:
     """What speaks against each label, and for each detection that has none.
 
-    `kind` (labels,) is a position in FAULTS, `score` (labels,) from 0 to 1, `support` (labels,) as the module says, `witness` (labels,) the detection of
-    another class or place, -1 where none speaks. `missing` (detections,) from 0 to 1, 0 where a detection proposes nothing. `rate` (detections,).
+    `kind` (labels,) is a position in FAULTS, `score` (labels,) from 0 to 1, `support` (labels,) as the module says, `witness` (labels,) the detection
+    of another class or place, -1 where none speaks. `missing` (detections,) from 0 to 1, 0 where a detection proposes nothing. `rate` (detections,).
     """
 
     kind: Ints
@@ -81,6 +84,40 @@ def label_suspects(truth: TruthColumns, found: DetectionColumns) -> Suspects:
     return Suspects(kind, score, support, witness, missing, rate)
 
 
+def suspect_rows(
+    truth: TruthColumns, found: DetectionColumns, suspects: Suspects, classes: Sequence[str], images: Sequence[Mapping[str, Any]], min_score: float
+) -> list[dict[str, Any]]:
+    """One row for each label and detection from `min_score` up, most suspect first; `images[i]` is what every row says of image i.
+
+    `box` and `class` are the label's (null where it is missing), `suggested_box` and `suggested_class` what the model would have there.
+    """
+    rows = []
+    for label in np.flatnonzero(suspects.score >= min_score):
+        witness, kind = int(suspects.witness[label]), FAULTS[suspects.kind[label]]
+        own = classes[truth.class_index[label]]
+        rate = "" if witness < 0 else f"{suspects.rate[witness]:.0%}"
+        offered = None if witness < 0 else classes[found.class_index[witness]]
+        why = {
+            "spurious": f"little speaks for this {own} (support {suspects.support[label]:.2f}), less than for most labels of its class",
+            "misplaced": f"a {own} is found beside this box, where no other label is; detections like it are right in {rate} of cases",
+            "swapped": f"labeled {own}, found to be {offered}; detections like it are right in {rate} of cases",
+        }[kind]
+        suggestion = {"suggested_class": offered, "suggested_box": None if witness < 0 else _plain(found.xyxy[witness])}
+        own_part = {"class": own, "box": _plain(truth.xyxy[label]), "truth_index": int(truth.position[label]), **suggestion}
+        rows.append({**images[truth.image[label]], "kind": kind, "score": round(float(suspects.score[label]), 6), "why": why, **own_part})
+    for row in np.flatnonzero((suspects.missing >= min_score) & (suspects.missing > 0)):
+        offered = classes[found.class_index[row]]
+        why = f"a {offered} is found where nothing is labeled; detections like it are right in {suspects.rate[row]:.0%} of cases"
+        suggestion = {"suggested_class": offered, "suggested_box": _plain(found.xyxy[row])}
+        no_label = {"class": None, "box": None, "truth_index": None, **suggestion}
+        rows.append({**images[found.image[row]], "kind": "missing", "score": round(float(suspects.missing[row]), 6), "why": why, **no_label})
+    return sorted(rows, key=lambda row: (-row["score"], row["image_id"], row["kind"], row["suggested_box"] or row["box"]))
+
+
+def _plain(xyxy: Floats) -> list[float]:
+    return [round(float(value), 2) for value in xyxy]
+
+
 def hit_rates(found: DetectionColumns, hit: NDArray[np.bool_]) -> Floats:
     """For each detection, how often detections of its class that rank like it are a `hit`, (detections,)."""
     rate = np.zeros(len(found))
@@ -92,7 +129,7 @@ def hit_rates(found: DetectionColumns, hit: NDArray[np.bool_]) -> Floats:
 
 
 def falling_rates(hit: NDArray[np.bool_], score: Floats) -> Floats:
-    """Isotonic regression (pool adjacent violators) of `hit` over falling `score`: the closest sequence that never rises; equal scores get one value."""
+    """Isotonic regression of `hit` over falling `score` (pool adjacent violators): the closest that never rises; equal scores get one value."""
     starts = np.flatnonzero(np.diff(score, prepend=np.inf))
     hits, counts = np.add.reduceat(hit.astype(np.int64), starts), np.diff(np.append(starts, len(hit)))
     blocks: list[tuple[int, int]] = []
@@ -135,7 +172,7 @@ def _best_of_each_place(found: DetectionColumns, rows: Ints, rate: Floats) -> In
     kept: list[int] = []
     order = np.lexsort((rows, -rate[rows], found.image[rows]))
     edges = np.flatnonzero(np.diff(found.image[rows][order], prepend=-1, append=-1))
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         places = order[start:stop]
         overlap = iou_matrix(found.xyxy[rows[places]], found.xyxy[rows[places]]) >= SAME_IOU
         alive = np.ones(len(places), dtype=bool)
