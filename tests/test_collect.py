@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipelines.collect.containers import RefusedError, read_header
 from pipelines.collect.fates import Thresholds, with_reasons
 from pipelines.collect.measure import MIN_REDUCED_SIDE_PX, measure, perceptual_hash, reduction_for
 from pipelines.collect.screening import Looked, look_at
+from pipelines.core.containers import RefusedError, read_header
 from pipelines.core.images import decode_image
 from tests.images import bad_files, encoded, jpeg, jpeg_with_orientation, odd_but_good, picture
 

@@ -22,8 +22,9 @@ import polars as pl
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipelines.collect import containers, hash_index, measure, near
+from pipelines.collect import hash_index, measure, near
 from pipelines.collect.measure import THUMBNAIL_PX
+from pipelines.core import containers
 from pipelines.core.errors import DetloopError
 from pipelines.core.io import sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet

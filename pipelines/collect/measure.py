@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipelines.collect.containers import REASON_ALPHA, REASON_CORRUPT, REASON_DAMAGED, UPRIGHT, Header, RefusedError, read_header, require_whole
+from pipelines.core.containers import REASON_ALPHA, REASON_CORRUPT, REASON_DAMAGED, UPRIGHT, Header, RefusedError, read_header, require_whole
 
 THUMBNAIL_PX = 32
 HASH_PX = 8  # the hash keeps the 8x8 lowest frequencies of the thumbnail's cosine transform

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import cv2
 from tqdm import tqdm
 
-from pipelines.collect.containers import HEAD_BYTES, RefusedError, sniff
 from pipelines.collect.measure import Measurement, measure
 from pipelines.collect.store import raw_path
+from pipelines.core.containers import HEAD_BYTES, RefusedError, sniff
 
 MAX_THREADS = 8  # beyond this the interpreter lock is the limit
 FILES_A_TASK = 32
