@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "promote": "make this round's model the champion that later ones are held against",
     "predict": "run a released bundle on images",
     "bundle": "test a released bundle on its golden vectors",
+    "serve": "answer images over HTTP with a released bundle",
     "report": "say where the report lies",
 }
 MODULES = {"import": "import_dataset", "export-dataset": "export_dataset"}  # where a command's name cannot be a module's

@@ -41,6 +41,10 @@ OWNERS = {
     "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx"),
     "openvino": ("export.runners.openvino",),
     "simplejpeg": ("pipelines.collect.measure", "pipelines.collect.cache"),
+    "fastapi": ("export.serve.app", "export.serve.server"),
+    "starlette": ("export.serve.app",),
+    "uvicorn": ("export.serve.server",),
+    "prometheus_client": ("export.serve.metrics",),
     "tensorrt": ("export.convert.engine_child", "export.runners.tensorrt"),
     "tensorrt_rtx": ("export.convert.engine_child", "export.runners.tensorrt"),
 }

@@ -1,0 +1,79 @@
+"""The bundle's fastest runner behind a batcher: bytes of images in, boxes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.bundle.reader import Bundle, detect_shown, load_bundle, open_fastest
+from export.runners import Runner
+from export.serve.batcher import Batcher, BatchLimits
+from export.serve.uploads import RefusedUploadError, decode_upload
+from pipelines.core.images import Image, use_one_thread_a_call
+from pipelines.core.types import Detections
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found on one image: its upright size in pixels, the detections that a user sees, and how many images its batch had."""
+
+    width_px: int
+    height_px: int
+    detections: Detections
+    batch: int
+
+
+class BundleDetector:
+    """A loaded bundle that answers from several threads; `name` is the runner's name in the bundle."""
+
+    def __init__(self, bundle: Bundle, name: str, runner: Runner, *, limits: BatchLimits, workers: int) -> None:
+        self.bundle, self.name, self.runner = bundle, name, runner
+        self._batcher: Batcher[bytes, Answer | RefusedUploadError] = Batcher(self._answers, limits=limits, workers=workers)
+
+    def submit(self, contents: Sequence[bytes]) -> list[Future[Answer | RefusedUploadError]]:
+        """A future for each checked upload.
+
+        Raises:
+            QueueFullError: no room for all of them.
+        """
+        return self._batcher.submit(contents)
+
+    def waiting(self) -> int:
+        """Images that nobody works on yet."""
+        return self._batcher.waiting()
+
+    def close(self) -> None:
+        """Answer what waits, then free the model."""
+        self._batcher.close()
+        self.runner.close()
+
+    def _answers(self, contents: Sequence[bytes]) -> list[Answer | RefusedUploadError]:
+        decoded = [_decoded(content) for content in contents]
+        images = [item for item in decoded if not isinstance(item, RefusedUploadError)]
+        found = iter(detect_shown(self.runner, images, self.bundle) if images else [])
+        return [item if isinstance(item, RefusedUploadError) else Answer(item.shape[1], item.shape[0], next(found), len(images)) for item in decoded]
+
+
+def open_detector(
+    folder: Path, wanted: str | None, *, threads: int, waiting: int, batch: int | None, wait_s: float, say: Callable[[str], None]
+) -> BundleDetector:
+    """Load a bundle and its fastest runner (or `wanted`) with a worker for each thread; without `batch`, 1 on a CPU and 8 elsewhere.
+
+    Raises:
+        DetloopError: no such bundle, it was refused, or nothing here can run it.
+    """
+    use_one_thread_a_call()
+    bundle = load_bundle(folder)
+    name, runner = open_fastest(bundle, wanted, threads=threads, streams=threads, say=say)
+    # measured on CPUs: a batch takes as long as its images one by one, so it would only make the first one wait for the last
+    size = min(batch or (1 if runner.device == "cpu" else 8), runner.max_batch or waiting)
+    return BundleDetector(bundle, name, runner, limits=BatchLimits(waiting, size, wait_s), workers=threads)
+
+
+def _decoded(content: bytes) -> Image | RefusedUploadError:
+    try:
+        return decode_upload(content)
+    except RefusedUploadError as error:
+        return error
