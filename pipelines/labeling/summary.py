@@ -10,6 +10,8 @@ from pipelines.core.types import Annotation
 from pipelines.formats.reading import ZERO_AREA
 from pipelines.labeling.agreement import agreement
 from pipelines.labeling.opinions import Issue, Verdict
+from pipelines.labeling.people import agreement_figures, time_figures
+from pipelines.labeling.prelabel_accounts import prelabel_accounts
 from pipelines.labeling.resolve import Resolved
 from pipelines.labeling.sources import Sources
 
@@ -25,6 +27,8 @@ def summarize(
     issues: Sequence[Issue],
     origin_of: Mapping[str, str],
     classes: Sequence[str],
+    class_of: Mapping[str, str],
+    consensus_iou: float,
 ) -> dict[str, Any]:
     """Counts over one sync.
 
@@ -50,6 +54,9 @@ def summarize(
         "annotators": _sorted(Counter(name for item in everyone for name in item.opinion.annotators)),
         "sources": _per_source(sources, everyone, annotations),
         "several_annotations": _several(verdicts),
+        "agreement": agreement_figures(verdicts, consensus_iou),
+        "time": time_figures(item.opinion for item in everyone),
+        "prelabels": prelabel_accounts((item.opinion for item in everyone), class_of, consensus_iou),
         "several_sources": sum(len({item.opinion.source for item in items}) > 1 for items in verdicts.values()),
         "unmatched": {"count": len(unmatched), "first": [_unmatched(item) for item in unmatched[:MAX_NAMED]]},
         "not_labels": {"unlabeled_tasks": sources.unlabeled_tasks, "drafts": sources.drafts, "predictions": sources.predictions},

@@ -61,7 +61,8 @@ def sync(
     issues.sort(key=lambda item: (item.source, item.image_id or "", item.annotation_id, item.kind, item.detail, item.action))
     annotations = tuple(label.annotation(image_id, kept[image_id].size_wh) for image_id, label in resolved.items())
     origin_of = {image_id: image.origin for image_id, image in kept.items()}
-    return Synced(annotations, tuple(issues), summarize(sources, verdicts, resolved, annotations, issues, origin_of, classes))
+    metrics = summarize(sources, verdicts, resolved, annotations, issues, origin_of, classes, policies.class_of, consensus_iou)
+    return Synced(annotations, tuple(issues), metrics)
 
 
 def _unmatched(opinion: Opinion, dropped: Mapping[str, str]) -> Issue:
