@@ -64,18 +64,18 @@ class Project:
         for part in chunks(ids, IDS_IN_QUERY):
             yield from self.client.stream(path, query | {"ids[]": list(part)})
 
-    def changed_since(self, moment: str) -> list[int]:
-        """Ids of the tasks that were changed at or after `moment` (as Label Studio writes it), ascending."""
+    def changed_since(self, moment: str) -> dict[int, str]:
+        """The tasks that were changed at or after `moment` (as Label Studio writes it): id to the time of the last change."""
         item = {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": moment}
-        found: set[int] = set()
+        found: dict[int, str] = {}
         for page in range(1, 1_000_000):
             wanted = json.dumps({"filters": {"conjunction": "and", "items": [item]}, "ordering": ["tasks:id"]})
             query = {"project": self.project_id, "query": wanted, "page": page, "page_size": _PAGE, "resolve_uri": "false"}
             answer = self.client.request("GET", "api/tasks/", query=query)
-            found.update(int(row["id"]) for row in answer["tasks"])
+            found.update({int(row["id"]): str(row["updated_at"]) for row in answer["tasks"]})
             if len(answer["tasks"]) < _PAGE or page * _PAGE >= int(answer["total"]):
                 break
-        return sorted(found)
+        return found
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """All predictions of the project, with their results."""

@@ -20,7 +20,7 @@ from pipelines.labeling.server.project import Counters, Project
 # What the resolution reads of a task and of an annotation.
 _TASK_KEYS = ("id", "data", "updated_at", "drafts", "predictions")
 _ANNOTATION_KEYS = ("id", "completed_by", "was_cancelled", "ground_truth", "created_at", "updated_at", "lead_time", "prediction", "result")
-_OVERLAP = timedelta(minutes=10)  # a slow write becomes visible some time after the moment that it is stamped with
+_OVERLAP = timedelta(minutes=2)  # a slow write becomes visible some time after the moment that it is stamped with
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -33,14 +33,16 @@ def pull(project: Project, cache: Path, note: Callable[[str], None] = lambda _: 
     kept = _read(cache, project)
     if kept:
         counters, _ = project.state()
-        newest = max(moment(json.loads(line)["updated_at"]) for line in kept.values())
-        changed = project.changed_since((newest - _OVERLAP).astimezone(UTC).strftime(_TIME_FORMAT))
+        stamps = {task_id: str(json.loads(line)["updated_at"]) for task_id, line in kept.items()}
+        newest = max(moment(stamp) for stamp in stamps.values())
+        listed = project.changed_since((newest - _OVERLAP).astimezone(UTC).strftime(_TIME_FORMAT))
+        changed = sorted(task_id for task_id, stamp in listed.items() if stamps.get(task_id) != stamp)
         fresh = {int(row["id"]): _line(row) for row in project.tasks(changed)} if changed else {}
-        merged = {task_id: line for task_id, line in kept.items() if task_id not in set(changed)} | fresh
-        if _count(merged.values()) == counters:
-            note(f"{sum(kept.get(task_id) != line for task_id, line in fresh.items())} of {len(merged)} tasks changed")
-            if merged != kept:
-                _write(cache, project, merged)
+        current = {task_id: line for task_id, line in kept.items() if task_id not in set(changed)} | fresh
+        if _count(current.values()) == counters:
+            note(f"{len(changed)} of {len(current)} tasks changed")
+            if changed:
+                _write(cache, project, current)
             return cache
         note("tasks or annotations were deleted: everything is fetched")
     everything = {int(row["id"]): _line(row) for row in project.tasks()}
