@@ -136,6 +136,21 @@ def _metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Samp
             "annotators": {"ana@example.com": 160, "ben@example.com": 74},
             "sources": {"sample": {"annotations": 234, "matched": 233, "images": 210}},
             "several_annotations": {"images": 12, "mean_iou": 0.8312, "class_agreement": 0.9634},
+            "agreement": {
+                "alpha": 0.8123,
+                "pairs": [
+                    {"people": ["ana@example.com", "ben@example.com"], "images": 12, "mean_iou": 0.8312, "class_agreement": 0.9634, "kappa": 0.7811}
+                ],
+            },
+            "time": {
+                "images": {"count": 210, "median_s": 14.0, "total_s": 3105.0},
+                "people": {"ana@example.com": {"count": 160, "median_s": 12.5, "total_s": 2115.0}},
+                "with_prelabels": {"count": 150, "median_s": 9.0, "total_s": 1420.0},
+                "without_prelabels": {"count": 84, "median_s": 21.0, "total_s": 1685.0},
+            },
+            "prelabels": {
+                "3f2a9c01d4e5b678": {"annotations": 150, "accepted": 402, "moved": 61, "reclassified": 7, "deleted": 19, "added": 33},
+            },
             "several_sources": 0,
             "unmatched": {"count": 1, "first": [{"source": "sample", "image_id": None, "annotation_id": "17", "detail": "cam1/lost.jpg"}]},
             "not_labels": {"unlabeled_tasks": 3, "drafts": 1, "predictions": 0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,3 +326,103 @@ def test_ids_from_the_server_are_never_paths(world: Make, studio: Studio):
     assert list(here.folder.parent.iterdir()) == [here.folder]
     assert not [path for path in here.folder.rglob("*") if path.name in ("passwd", "x")]
     assert [(item["kind"], item["image_id"]) for item in here.issues()] == [("unmatched_image", odd["image_id"])]
+
+
+# A team
+
+
+def _regions(studio: Studio, here: World) -> dict[str, list[dict[str, Any]]]:
+    """The pre-labels of each image, as a person's annotation begins with them."""
+    image_of = {rows[0]["id"]: image_id for image_id, rows in here.tasks().items()}
+    return {image_of[row["task"]]: row["result"] for row in studio.boss.ask("GET", f"/api/predictions/?project={here.project_id}")}
+
+
+def _sloppy(number: int, regions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The bolt 16 px to the right (of 64: IoU 48/80); of ten images one lacks its nut, one has it as a washer, one has a washer too many."""
+    bolt, nut = copy.deepcopy(regions)
+    bolt["value"]["x"] += 2.5
+    if number % 10 == 0:
+        return [bolt]
+    if number % 10 == 1:
+        nut["value"]["rectanglelabels"] = ["washer"]
+    extra = [region_from_box(Box("washer", (512.0, 96.0, 544.0, 144.0)), SIZE, "extra")] if number % 10 == 2 else []
+    return [bolt, nut, *extra]
+
+
+def test_a_team_of_three_over_200_images(world: Make, studio: Studio):
+    """ana accepts every pre-label of all images; ben is sloppy on the first 100; cem comes late to the first 40, skips 10 and agrees with ana."""
+    here = world(200)
+    here.queue()
+    here.predict({image_id: [BOLT, NUT] for image_id in here.ids})
+    here.labels("push")
+    ana, ben, cem = (studio.person(f"{name}{os.getpid()}") for name in ("ana", "ben", "cem"))
+    regions = _regions(studio, here)
+    task_of = {image_id: rows[0]["id"] for image_id, rows in here.tasks().items()}
+    for image_id in here.ids:
+        ana.annotate(task_of[image_id], regions[image_id], 10)
+    for number, image_id in enumerate(here.ids[:100]):
+        ben.annotate(task_of[image_id], _sloppy(number, regions[image_id]), 5)
+    for number, image_id in enumerate(here.ids[:40]):
+        cem.annotate(task_of[image_id], regions[image_id] if number >= 10 else [], 20, was_cancelled=number < 10)
+
+    here.sync()
+    found = here.metrics()
+    # latest: images 0-9 cem's skip, 10-39 cem, 40-99 ben (6 without nut, 6 with a washer in its place, 6 with one more), 100-199 ana
+    assert found["states"] == {"labeled": 190, "verified_empty": 0, "skipped": 10, "conflict": 0}
+    assert found["boxes_per_class"] == {"bolt": 190, "nut": 30 + 48 + 100, "washer": 12}
+    assert found["superseded"] == 100 + 40
+    assert found["prelabels"] == {
+        VERSION_1: {"annotations": 330, "accepted": 400 + 80 + 60, "moved": 100, "reclassified": 10, "deleted": 10, "added": 10}
+    }
+    names = [str(person.number) for person in (ana, ben, cem)]
+    by_pair = {tuple(row["people"]): row for row in found["agreement"]["pairs"]}
+    assert {pair: row["images"] for pair, row in by_pair.items()} == {(names[0], names[1]): 100, (names[0], names[2]): 30, (names[1], names[2]): 30}
+    ana_ben, ana_cem = by_pair[names[0], names[1]], by_pair[names[0], names[2]]
+    # per ten images: one of 0.6 / 2, one and seven of (0.6 + 1) / 2, one of (0.6 + 1) / 3
+    assert ana_ben["mean_iou"] == pytest.approx((0.3 + 8 * 0.8 + 1.6 / 3) / 10, abs=1e-6)
+    assert ana_ben["class_agreement"] == pytest.approx(180 / 190, abs=1e-6)
+    # 210 objects: bolt-bolt 100, nut-nut 80, nut-washer 10, nut-nothing 10, nothing-washer 10; by chance (100*100 + 100*80 + 10*10) / 210^2
+    assert ana_ben["kappa"] == pytest.approx((180 / 210 - 18100 / 44100) / (1 - 18100 / 44100), abs=1e-6)
+    assert (ana_cem["mean_iou"], ana_cem["class_agreement"], ana_cem["kappa"]) == (1, 1, 1)
+    # over the three pairs 333 objects, 39 of them called differently: bolt 320, nut 294, washer 26, nothing 26 of 666 names
+    assert found["agreement"]["alpha"] == pytest.approx(1 - 665 * 78 / (666**2 - 320**2 - 294**2 - 2 * 26**2), abs=1e-6)
+    assert found["several_annotations"]["images"] == 100
+    time = found["time"]
+    assert {name: (row["count"], row["median_s"]) for name, row in time["people"].items()} == {
+        names[0]: (200, 10),
+        names[1]: (100, 5),
+        names[2]: (30, 20),
+    }
+    assert time["images"] == {"count": 200, "median_s": (10 + 15) / 2, "total_s": 2000 + 500 + 600}
+    assert time["with_prelabels"]["count"] == 330
+
+    progress = here.labels("progress")
+    assert "round 001: 200 of 200 done; 200 answered" in progress
+    assert f"user {names[2]}: 30 submitted, 10 skipped" in progress
+
+    # consensus: of the first 100 images three in ten are in dispute; the others are the mean, a skip is no vote
+    here.labeling = "resolve: consensus, max_loss_fraction: 1.0"
+    here.params()
+    here.sync()
+    snapshot = here.snapshot()
+    disputed = {image_id for number, image_id in enumerate(here.ids[:100]) if number % 10 < 3}
+    assert {image_id for image_id, item in snapshot.items() if item.state == "conflict"} == disputed
+    assert snapshot[here.ids[5]].boxes[0] == Box("bolt", (72.0, 48.0, 136.0, 96.0))  # ana and ben
+    assert snapshot[here.ids[15]].boxes[0].xyxy[0] == pytest.approx(64 + 16 / 3, abs=1e-3)  # all three
+    assert len(snapshot[here.ids[15]].annotation_ids) == 3
+    conflicts = [item for item in here.issues() if item["kind"] == "conflict"]
+    assert {item["image_id"] for item in conflicts} == disputed
+    assert all(item["detail"].count(" says ") >= 2 for item in conflicts)
+    here.labels("push")  # back into the queue
+    asked = {image_id: rows[0]["data"]["ask"] for image_id, rows in here.tasks().items()}
+    assert {image_id for image_id, text in asked.items() if text.startswith("Conflict: decide between annotations")} == disputed
+
+    # ground truth: what is marked decides, the rest is consensus
+    marked = here.tasks()[here.ids[0]][0]["annotations"][0]
+    studio.boss.ask("PATCH", f"/api/annotations/{marked['id']}/", json={"ground_truth": True})
+    here.labeling = "resolve: ground_truth, max_loss_fraction: 1.0"
+    here.params()
+    here.sync()
+    assert here.snapshot()[here.ids[0]].state == "labeled"
+    assert here.snapshot()[here.ids[0]].annotation_ids == (str(marked["id"]),)
+    assert here.metrics()["states"]["conflict"] == 29
