@@ -15,10 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
+from pipelines.core.io import write_jsonl
+from pipelines.core.records import read_annotations, read_manifest
 from pipelines.core.types import Box
 from pipelines.formats.labelstudio import region_from_box
 from tests.label_studio import SIZE, VERSION_1, VERSION_2, WEIGHTS_2, Studio, World
+from tests.test_labels_client import serving
+from tests.workspace import new_workspace
 
 pytestmark = pytest.mark.pipeline  # it takes minutes
 
@@ -426,3 +431,105 @@ def test_a_team_of_three_over_200_images(world: Make, studio: Studio):
     assert here.snapshot()[here.ids[0]].state == "labeled"
     assert here.snapshot()[here.ids[0]].annotation_ids == (str(marked["id"]),)
     assert here.metrics()["states"]["conflict"] == 29
+
+
+# The parts by hand, and what a round sees
+
+
+def test_a_pull_fetches_what_changed_and_finds_what_went_away(world: Make, studio: Studio):
+    here = world(6, "max_loss_fraction: 1.0")
+    here.queue()
+    here.labels("push")
+    assert "6 tasks fetched" in here.labels("pull")
+    studio.boss.annotate(here.task(0), [BOLT])
+    studio.boss.skip(here.task(1))
+    assert "dry run, no snapshot written: 2 images new or changed, 0 gone" in here.labels("pull", "--dry-run")
+    assert here.snapshot() == {}
+    assert "0 of 6 tasks changed\n1 labeled, 0 verified empty, 1 skipped" in here.labels("pull")
+    studio.boss.annotate(here.task(2), [])
+    assert "1 of 6 tasks changed" in here.labels("pull")
+    studio.boss.ask("DELETE", f"/api/tasks/{here.task(2)}/")
+    assert "everything is fetched\n5 tasks fetched" in here.labels("pull")
+    (here.folder / "data/work/labels/tasks.jsonl").unlink()
+    before = here.files()
+    assert "5 tasks fetched" in here.labels("pull")
+    assert here.files() == before
+
+
+def test_status_and_dry_runs_change_nothing(world: Make, studio: Studio):
+    here = world(3)
+    here.queue()
+    for action in (("status",), ("push", "--dry-run"), ("pull",), ("progress",)):
+        assert "has no project" in here.labels(*action)
+    here.labels("push", "--dry-run")
+    assert here.title not in [row["title"] for row in studio.boss.ask("GET", "/api/projects/?page_size=1000")["results"]]
+    here.labels("push")
+    status = here.labels("status")
+    assert "Label Studio 1.23" in status
+    assert "3 tasks, 0 annotations" in status
+    assert '<Label value="bolt"' in status
+
+
+def test_a_server_that_is_down_or_another_leaves_the_last_snapshot(world: Make, studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    here = world(1)
+    here.queue()
+    here.labels("push")
+    studio.boss.annotate(here.task(0), [BOLT])
+    here.sync()
+    before = here.files()
+    with serving((200, "<html>the router says hello</html>", {})) as fake:
+        monkeypatch.setattr(Studio, "url", f"http://127.0.0.1:{fake.port}")
+        for said in ("did not answer in JSON", "cannot be reached"):
+            status, errors = here.try_sync()
+            assert (status, len(errors.splitlines())) == (2, 1)
+            assert said in errors
+            assert studio.boss.token not in errors
+            assert here.files() == before
+            monkeypatch.setattr(Studio, "url", "http://127.0.0.1:9")
+
+
+def test_one_command_prints_what_to_export_and_the_projects_page(world: Make, studio: Studio):
+    here = world(1)
+    out = here.labels("serve", "--program", str(studio.program), "--server", str(studio.data))
+    url, token, page = out.splitlines()
+    assert url == f"export LABEL_STUDIO_URL={studio.url}"
+    assert token.startswith("export LABEL_STUDIO_API_KEY=")
+    studio.boss.token = token.partition("=")[2]  # it takes the place of the older one
+    assert f"project: {studio.url}/projects/{here.project_id}/data" in page
+    assert (studio.data / "server.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_round_in_dvc_runs_the_sync_alone_when_nothing_is_new_and_keeps_the_token_to_itself(studio: Studio, tmp_path: Path):
+    here = new_workspace(tmp_path / "round", images=24)
+    params = YAML()
+    text = params.load((here.folder / "params.yaml").read_text())
+    text["labeling"] |= {"source": "label_studio", "project": f"round {os.getpid()}"}
+    with (here.folder / "params.yaml").open("w") as file:
+        params.dump(text, file)
+    environment = here.environment | studio.environment
+
+    def repro() -> list[str]:
+        done = subprocess.run(["dvc", "repro", "dataset"], cwd=here.folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+    repro()
+    manifest = read_manifest(here.folder / "data/raw/manifest.parquet")
+    (image_id, path), *_ = manifest.filter(manifest["status"] == "kept").select("image_id", "path").iter_rows()
+    row = {"round": 1, "rank": 1, "image_id": image_id, "actions": ["look"], "reasons": ["1 missed"], "kinds": {"missed": 1}, "score": 1.0}
+    write_jsonl(here.folder / "data/queue/round-001.jsonl", [row])
+    repro()
+    (project,) = [item for item in studio.boss.ask("GET", "/api/projects/?page_size=1000")["results"] if item["title"] == f"round {os.getpid()}"]
+    (task,) = studio.boss.export(project["id"])
+    assert studio.boss._http.get(task["data"]["image"]).content == (here.folder / "data/raw" / path).read_bytes()
+    studio.boss.annotate(task["id"], [])
+    assert "Running stage 'dataset':" in repro()
+    labels = {item.image_id: item for item in read_annotations(here.folder / "data/labels/annotations.jsonl")}
+    assert (labels[image_id].state, labels[image_id].source) == ("verified_empty", f"round {os.getpid()}")
+    before = here.hashes("data/labels")
+    assert repro() == ["Running stage 'label_sync':"]
+    assert here.hashes("data/labels") == before
+    assert len(studio.boss.export(project["id"])) == 1
+    secrets = (studio.boss.token.encode(), studio.boss.token.rpartition(".")[2].encode())
+    leaks = [path for path in here.folder.rglob("*") if path.is_file() and any(secret in path.read_bytes() for secret in secrets)]
+    assert leaks == []

@@ -23,12 +23,13 @@ from pipelines.core.io import read_jsonl, write_json, write_jsonl
 from pipelines.core.records import read_annotations, write_manifest
 from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box
-from pipelines.formats.labelstudio import annotation_from_boxes, task_from_annotations
+from pipelines.formats.labelstudio import annotation_from_boxes, read_tasks, task_from_annotations
 from pipelines.formats.reading import Problem, ReadBox
 from pipelines.labeling.agreement import agreement, consensus_boxes, match_boxes
 from pipelines.labeling.opinions import Opinion, Policies, Verdict, judge
 from pipelines.labeling.resolve import resolve
-from pipelines.labeling.sources import row_with_problems
+from pipelines.labeling.sources import row_with_problems, source_from_tasks
+from pipelines.labeling.sync import KnownImage, sync
 from pipelines.stages.label_sync import work
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -422,3 +423,101 @@ def test_a_missing_folder_is_named(project: Project):
     done = project.run()
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "run `detloop import` or `detloop sample`" in done.stderr
+
+
+# Policies for regions that are no ordinary boxes
+
+
+REGIONS: dict[str, dict[str, Any]] = {
+    "polygon": {"type": "polygonlabels", "value": {"points": [[10, 10], [30, 10], [20, 40]], "polygonlabels": ["bolt"]}},
+    "brush": {"type": "brushlabels", "value": {"format": "rle", "rle": [0, 1], "brushlabels": ["bolt"]}},
+    "keypoint": {"type": "keypointlabels", "value": {"x": 5, "y": 5, "width": 1, "keypointlabels": ["bolt"]}},
+    "rotated": {"type": "rectanglelabels", "value": {"x": 50, "y": 50, "width": 10, "height": 10, "rotation": 45, "rectanglelabels": ["bolt"]}},
+    "past_edge": {"type": "rectanglelabels", "value": {"x": 90, "y": 50, "width": 20, "height": 10, "rectanglelabels": ["bolt"]}},
+    "zero_area": {"type": "rectanglelabels", "value": {"x": 50, "y": 50, "width": 0, "height": 10, "rectanglelabels": ["bolt"]}},
+    "unknown_class": {"type": "rectanglelabels", "value": {"x": 50, "y": 50, "width": 10, "height": 10, "rectanglelabels": ["gear"]}},
+    "duplicate_region_id": {
+        "id": "61-1",
+        "type": "rectanglelabels",
+        "value": {"x": 50, "y": 50, "width": 10, "height": 10, "rectanglelabels": ["nut"]},
+    },
+}
+DROPS = ("polygon", "brush", "keypoint", "rotated", "past_edge", "zero_area", "unknown_class")
+
+
+def _with_region(project: Project, kind: str, labeling: str) -> tuple[list[Annotation], list[dict[str, Any]], dict[str, Any]]:
+    """An annotation of BOLT and one region of `kind`, on an image of 100 x 80."""
+    annotation = _by(61, [BOLT], 1)
+    annotation["result"].append({"id": "odd", "original_width": 100, "original_height": 80, "image_rotation": 0} | REGIONS[kind])
+    write_json(project.sources / "team.json", [project.task(1, A, annotation)])
+    done = project.run(labeling)
+    assert done.returncode == 0, done.stderr
+    return project.outputs()
+
+
+@pytest.mark.parametrize("kind", DROPS)
+def test_a_region_that_is_dropped_is_counted_and_listed(project: Project, kind: str):
+    (label,), issues, metrics = _with_region(project, kind, f"{kind}: drop")
+    name = "zero_area_box" if kind == "zero_area" else kind
+    assert (label.state, label.boxes) == ("labeled", (BOLT,))
+    assert metrics["dropped"] == {name: 1}
+    assert [(item["annotation_id"], item["kind"], "region odd" in item["detail"]) for item in issues] == [("61", name, True)]
+
+
+@pytest.mark.parametrize("kind", REGIONS)
+def test_a_region_can_send_the_image_back_to_people(project: Project, kind: str):
+    (label,), issues, metrics = _with_region(project, kind, f"{kind}: conflict")
+    name = "zero_area_box" if kind == "zero_area" else kind
+    assert (label.state, label.boxes) == ("conflict", ())
+    assert metrics["conflicts"] == {name: 1}
+    assert {item["kind"] for item in issues} == {name, "conflict"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "box"),
+    [
+        ("polygon", "bounding_box", Box("bolt", (10.0, 8.0, 30.0, 32.0))),  # of 100 x 80
+        ("past_edge", "clip", Box("bolt", (90.0, 40.0, 100.0, 48.0))),
+        ("duplicate_region_id", "keep", Box("nut", (50.0, 40.0, 60.0, 48.0))),
+        # 10 x 8 px turned by 45 degrees about (50, 40): from 8 sin 45 to the left to (10 + 8) sin 45 below
+        ("rotated", "bounding_box", Box("bolt", (44.343, 40.0, 57.071, 52.728))),
+    ],
+)
+def test_a_region_can_be_used_all_the_same(project: Project, kind: str, policy: str, box: Box):
+    (label,), issues, _ = _with_region(project, kind, f"{kind}: {policy}")
+    assert set(label.boxes) == {BOLT, box}
+    assert [item["kind"] for item in issues] == [kind]
+
+
+def test_an_unknown_class_around_a_polygon_is_refused_as_well(project: Project):
+    annotation = _by(61, [BOLT], 1)
+    odd = {"id": "odd", "original_width": 100, "original_height": 80} | REGIONS["polygon"]
+    annotation["result"].append(odd | {"value": odd["value"] | {"polygonlabels": ["gear"]}})
+    write_json(project.sources / "team.json", [project.task(1, A, annotation)])
+    assert "'gear'" in project.run("polygon: bounding_box").stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["test_export_coco/data.json", "test_export_yolo/data.json", "test_export_doclang/data.json", "test_export_csv/csv_test.json"]
+)
+def test_of_real_exports_every_record_is_used_or_listed(shared: Path, name: str):
+    raw = json.loads((shared / "data/label_studio_exports/sdk_converter" / name).read_bytes())
+    regions: dict[str, int] = {}
+    kept: dict[str, KnownImage] = {}
+    for number, task in enumerate(raw):
+        task["data"]["image_id"] = image_id = f"{number:064x}"
+        for annotation in task["annotations"]:
+            rows = [row for row in annotation["result"] if row["type"] not in ("relation", "choices", "textarea")]
+            regions[str(annotation["id"])] = 0 if annotation.get("was_cancelled") else len(rows)
+            sizes = [(row["original_width"], row["original_height"]) for row in rows if row.get("original_width")]
+            kept[image_id] = KnownImage(f"{number}.jpg", sizes[0] if sizes else kept.get(image_id, KnownImage("", (100, 100))).size_wh)
+    policies = replace(POLICIES, class_of={"rectangle_label": "a", "text": "b"}, unknown_class="drop")
+    done = sync(source_from_tasks(read_tasks(raw, name), "real", name), kept, {}, ("a", "b"), policies, "latest", 0.5)
+    used = {number for item in done.annotations for number in item.annotation_ids}
+    listed = {item.annotation_id for item in done.issues if item.kind == "superseded"}
+    assert used | listed == set(regions)
+    assert not used & listed
+    for item in done.annotations:
+        (number,) = item.annotation_ids
+        lost = [issue for issue in done.issues if issue.annotation_id == number and issue.action == "dropped"]
+        assert len(item.boxes) + len(lost) == regions[number]
