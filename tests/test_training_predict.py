@@ -17,11 +17,11 @@ from pipelines.core.errors import ClassContractError, DataError, MissingInputErr
 from pipelines.core.images import apply_letterbox, letterbox_for, read_image
 from pipelines.core.params import PredictParams
 from pipelines.core.postprocess import nms
-from pipelines.core.records import read_samples
+from pipelines.core.records import read_features, read_samples, write_features
 from tests.training_data import CLASSES, write_dataset
 from training.checkpoint import layout_of, load_detector, model_bytes
 from training.models import build_network
-from training.predictor import TorchRunner, predict_samples
+from training.predictor import TorchRunner, predict_samples, predict_with_features
 
 IMGSZ = 96
 MODELS = ("yolo11n.yaml", "yolo26n.yaml")
@@ -183,3 +183,26 @@ def test_letterbox_equals_ultralytics(width: int, height: int, side: int) -> Non
     mine = apply_letterbox(image, letterbox_for((width, height), (side, side)), PAD_VALUE)
     theirs = LetterBox(new_shape=(side, side), auto=False, center=True)(image=image)
     np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_are_of_the_image_alone(models: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """One vector an image, of unit length, the same in whatever batch it stands; and the detections are those without features."""
+    folder = write_dataset(tmp_path, {"test": 5}, seed=5)
+    samples = read_samples(folder / "dataset" / "test.jsonl")
+    with TorchRunner(models[name], CLASSES) as runner:
+        detections, features = predict_with_features(runner, samples, folder / "raw", PARAMS, "test")
+        _, alone = predict_with_features(runner, samples[3:4], folder / "raw", PARAMS, "test")
+        plain = predict_samples(runner, samples, folder / "raw", PARAMS, "test")
+    assert set(features) == {sample.image_id for sample in samples}
+    assert {len(vector) for vector in features.values()} == {256 if name == MODELS[0] else len(alone[samples[3].image_id])}
+    for vector in features.values():
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(features[samples[3].image_id], alone[samples[3].image_id], atol=1e-5)
+    assert np.abs(features[samples[0].image_id] - features[samples[3].image_id]).max() > 1e-4
+    write_features(tmp_path / "features.parquet", features)
+    for image_id, vector in read_features(tmp_path / "features.parquet").items():
+        np.testing.assert_array_equal(vector, features[image_id])
+    assert {image_id: item.score.tolist() for image_id, item in detections.items()} == {
+        image_id: item.score.tolist() for image_id, item in plain.items()
+    }

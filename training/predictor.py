@@ -33,6 +33,7 @@ class TorchRunner:
         self._path, self._classes, self._device = path, classes, device
         self._module: torch.nn.Module | None = None
         self._contract: ModelContract | None = None
+        self._coarsest: torch.Tensor | None = None
 
     def __enter__(self) -> Self:
         """Load the model.
@@ -42,11 +43,13 @@ class TorchRunner:
         """
         module, self._contract = load_detector(self._path, self._classes)
         self._module = module.to(self._device)
+        head: torch.nn.Module = list(module.model.children())[-1]  # type: ignore[union-attr]  # ultralytics: layers in order, the head last
+        head.register_forward_pre_hook(self._keep_features)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Let the model go."""
-        self._module = None
+        self._module, self._coarsest = None, None
 
     @property
     def contract(self) -> ModelContract:
@@ -54,6 +57,17 @@ class TorchRunner:
         if self._contract is None:
             raise RuntimeError("TorchRunner is used outside its `with` block")
         return self._contract
+
+    def _keep_features(self, _: torch.nn.Module, inputs: tuple[list[torch.Tensor], ...]) -> None:
+        self._coarsest = inputs[0][-1]
+
+    def last_features(self) -> NDArray[np.float32]:
+        """What the detector saw in the images of the last `infer`, (N, C), unit length: its coarsest feature map, averaged over the image."""
+        if self._coarsest is None:
+            raise RuntimeError("TorchRunner has features after `infer` only")
+        mean = self._coarsest.float().mean(dim=(2, 3))
+        unit: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return unit
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw output, float32, laid out as `contract.layout` says, for a batch of shape (N, 3, height, width) from `tensor_from_letterboxed`.
@@ -73,11 +87,20 @@ class TorchRunner:
 
 def predict_samples(runner: TorchRunner, samples: Sequence[Sample], raw: Path, params: PredictParams, title: str) -> dict[str, Detections]:
     """Detections of every sample by image_id, in pixels of the original image."""
+    return predict_with_features(runner, samples, raw, params, title)[0]
+
+
+def predict_with_features(
+    runner: TorchRunner, samples: Sequence[Sample], raw: Path, params: PredictParams, title: str
+) -> tuple[dict[str, Detections], dict[str, NDArray[np.float32]]]:
+    """As `predict_samples`, and the features of every sample, (C,) each."""
     detections: dict[str, Detections] = {}
+    features: dict[str, NDArray[np.float32]] = {}
     with tqdm(total=len(samples), desc=title, unit="image", disable=None) as progress:
         for part, images, boxes in _batches(samples, raw, runner.contract, params.batch):
             outputs = runner.infer(tensor_from_letterboxed(images))
-            for sample, output, box in zip(part, outputs, boxes, strict=True):
+            for sample, output, box, feature in zip(part, outputs, boxes, runner.last_features(), strict=True):
+                features[sample.image_id] = feature
                 detections[sample.image_id] = detections_from_output(
                     output,
                     runner.contract,
@@ -88,7 +111,7 @@ def predict_samples(runner: TorchRunner, samples: Sequence[Sample], raw: Path, p
                     max_detections=params.max_detections,
                 )
             progress.update(len(part))
-    return detections
+    return detections, features
 
 
 def _batches(

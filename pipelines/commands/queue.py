@@ -1,4 +1,4 @@
-"""`detloop queue`: turn the mined list into a round of questions to people, a small file that goes into git, and show the rounds so far."""
+"""`detloop queue`: one ranked list of what people should look at next; a round of it becomes a small file that goes into git."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pipelines.commands.queue_inputs import QueueInputs, read_inputs
 from pipelines.core.errors import DataError, ParamsError
-from pipelines.core.io import read_jsonl, sha256_file, write_jsonl
-from pipelines.core.params import load_params
+from pipelines.core.io import read_jsonl, write_jsonl
+from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_annotations
-from pipelines.mining.queue import draw_round, drawn_before, kinds_text
+from pipelines.mining.queue import POOL, Draw, draw_round, drawn_before, kinds_text
+from pipelines.mining.selection import select_images
 from pipelines.regression.cases import asked_cases, asked_row
 
 RANKED = Path("data/badcases/ranked.jsonl")
@@ -19,61 +21,112 @@ BADCASES = Path("data/badcases/badcases.jsonl")
 ANNOTATIONS = Path("data/labels/annotations.jsonl")
 QUEUE = Path("data/queue")
 PARAMS = Path("params.yaml")
-_HASH_DIGITS = 16
+PROPOSAL = "proposal.jsonl"
 _ROUND_NAME = re.compile(r"round-(\d{3,})\.jsonl")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add `accept` and `show`."""
+    """Add `build`, `accept` and `show`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    accept = actions.add_parser("accept", help="write the next round from the mined list", allow_abbrev=False)
-    accept.add_argument("--budget", type=int, help="images to ask about (default: queue.budget of params.yaml)")
-    accept.add_argument("--ranked", type=Path, default=RANKED, help=f"the mined list (default: {RANKED})")
-    accept.add_argument("--params", type=Path, default=PARAMS, help=f"default: {PARAMS}")
-    show = actions.add_parser("show", help="list the rounds, or the images of one", allow_abbrev=False)
+    build = actions.add_parser("build", help="propose the next round, to look at and change", allow_abbrev=False)
+    accept = actions.add_parser("accept", help="make the proposal the next round; without one, build it first", allow_abbrev=False)
+    for action in (build, accept):
+        action.add_argument("--budget", type=int, help="images to ask about (default: queue.budget of params.yaml)")
+        action.add_argument("--ranked", type=Path, default=RANKED, help=f"the mined list (default: {RANKED})")
+        action.add_argument("--params", type=Path, default=PARAMS, help=f"default: {PARAMS}")
+    show = actions.add_parser("show", help="list the proposal and the rounds, or the images of one", allow_abbrev=False)
     show.add_argument("--round", type=int, help="list the images of this round")
-    for action in (accept, show):
+    for action in (build, accept, show):
         action.add_argument("--queue", type=Path, default=QUEUE, help=f"folder of the rounds (default: {QUEUE})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do the asked action."""
     rounds = _read_rounds(args.queue)
-    return _accept(args, rounds) if args.action == "accept" else _show(args, rounds)
+    return {"build": _build, "accept": _accept, "show": _show}[args.action](args, rounds)
+
+
+def _build(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> int:
+    drawn = _draw(args, rounds)
+    if drawn is None:
+        return 0
+    path = args.queue / PROPOSAL
+    write_jsonl(path, drawn.rows)
+    for row in drawn.rows:
+        print(_line(row))
+    print(f"wrote {path}: {len(drawn.rows)} images ({kinds_text(drawn.rows)}); {_left_out(drawn)}")
+    print("next: strike out the lines that you do not want, then `detloop queue accept`")
+    return 0
 
 
 def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> int:
-    budget = load_params(args.params).queue.budget if args.budget is None else args.budget
-    if budget < 1:
-        raise ParamsError(f"--budget {budget}: a round asks about at least 1 image")
-    ranked = read_jsonl(args.ranked)
-    ranked_hash = sha256_file(args.ranked)[:_HASH_DIGITS]
-    earlier = [row for rows in rounds.values() for row in rows]
-    before = drawn_before(ranked_hash, earlier)
-    if before is not None:
-        print(f"nothing added: round {before:03d} was already drawn from this list. Label it, then `dvc repro` makes the next list.")
-        print(f"To draw it anew with another budget, remove {_path(args.queue, before)} first.")
-        return 0
     number = max(rounds, default=0) + 1
-    draw = draw_round(ranked, ranked_hash, earlier, number, budget)
-    left_out = (
-        f"left out: {draw.already_asked} asked in an earlier round, {draw.only_duplicates} with duplicates only, {draw.over_budget} over the budget"
-    )
-    if not draw.rows:
-        print(f"nothing to ask: {len(ranked)} images ranked; {left_out}")
+    proposal = args.queue / PROPOSAL
+    if proposal.is_file() and args.budget is None:
+        rows, told = read_jsonl(proposal), f"from {proposal}"
+        _check(proposal, rows)
+        asked = {row["image_id"] for part in rounds.values() for row in part if not row.get("complaints")}
+        rows = [row | {"round": number, "rank": rank} for rank, row in enumerate((row for row in rows if row["image_id"] not in asked), start=1)]
+    else:
+        drawn = _draw(args, rounds)
+        if drawn is None:
+            return 0
+        rows, told = drawn.rows, _left_out(drawn)
+    if not rows:
+        print(f"nothing to ask; {told}")
         return 0
     path = _path(args.queue, number)
     cases_path = args.queue / f"cases-{number:03d}.jsonl"
-    cases = _write_cases(cases_path, {row["image_id"] for row in draw.rows}, number)
-    write_jsonl(path, draw.rows)
-    print(f"wrote {path}: {len(draw.rows)} images ({kinds_text(draw.rows)}); {left_out}")
-    tests = sum(row["split"] == "test" for row in draw.rows)
+    cases = _write_cases(cases_path, {row["image_id"] for row in rows}, number)
+    write_jsonl(path, rows)
+    proposal.unlink(missing_ok=True)
+    print(f"wrote {path}: {len(rows)} images ({kinds_text(rows)}); {told}")
+    tests = sum(row["split"] == "test" for row in rows)
     if tests:
         print(f"{tests} of them are test images: their labels are checked, the images never go into training")
     if cases:
         print(f"{cases} wrong boxes on them are noted: `detloop suite confirm` takes those that the new labels confirm into the regression suite")
     print(f"next: `git add {path}{f' {cases_path}' if cases else ''}` and commit, label these images, then `dvc repro`")
     return 0
+
+
+def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> Draw | None:
+    """Draw the next round from all that is there; None, with a word to the user, where there is nothing new to draw from."""
+    params = load_params(args.params)
+    budget = params.queue.budget if args.budget is None else args.budget
+    if budget < 1:
+        raise ParamsError(f"--budget {budget}: a round asks about at least 1 image")
+    inputs = read_inputs(args.ranked, params)
+    for note in inputs.notes:
+        print(note)
+    earlier = [row for rows in rounds.values() for row in rows]
+    before = drawn_before(inputs.hash, earlier)
+    if before is not None:
+        print(f"nothing added: round {before:03d} was already drawn from this list. Label it, then `dvc repro` makes the next list.")
+        print(f"To draw it anew with another budget, remove {_path(args.queue, before)} first.")
+        return None
+    number = max(rounds, default=0) + 1
+    order = _pool_order(inputs, {row["image_id"] for row in earlier}, budget, params)
+    drawn = draw_round(inputs.candidates, inputs.hash, earlier, number, budget, pool_fraction=params.queue.pool_fraction, pool_order=order)
+    if not drawn.rows:
+        print(f"nothing to ask: {len(inputs.candidates)} images ranked; {_left_out(drawn)}")
+        return None
+    return drawn
+
+
+def _pool_order(inputs: QueueInputs, asked: set[str], budget: int, params: Params) -> list[str]:
+    """The unlabeled images in the order in which they should be asked about."""
+    ranked = {item.image_id for item in inputs.candidates if item.split == POOL}
+    rows = [row for row, image in enumerate(inputs.pool) if image.image_id in ranked - asked]
+    images = [inputs.pool[row] for row in rows]
+    rules = params.queue
+    taken = select_images(images, inputs.features[rows], inputs.known, budget, params.class_names, rules.class_quota, rules.slice_limit)
+    return [images[place].image_id for place in taken]
+
+
+def _left_out(drawn: Draw) -> str:
+    asked, duplicates = f"{drawn.already_asked} asked in an earlier round", f"{drawn.only_duplicates} with duplicates only"
+    return f"left out: {asked}, {duplicates}, {drawn.over_budget} over the budget"
 
 
 def _write_cases(path: Path, image_ids: set[str], round_number: int) -> int:
@@ -90,13 +143,25 @@ def _show(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
         if args.round not in rounds:
             raise DataError(f"there is no round {args.round} in {args.queue}: it has {sorted(rounds) or 'none'}")
         for row in rounds[args.round]:
-            print(f"{row['rank']:4d}  {row['image_id'][:12]}  {row['split']:5s}  {row['score']:7.3f}  {'; '.join(row['reasons'])}")
+            print(_line(row))
         return 0
+    proposal = args.queue / PROPOSAL
+    if proposal.is_file():
+        rows = read_jsonl(proposal)
+        _check(proposal, rows)
+        for row in rows:
+            print(_line(row))
+        print(f"proposal: {len(rows)} images ({kinds_text(rows)}); `detloop queue accept` makes it a round")
     for number, rows in rounds.items():
         print(f"round {number:03d}: {len(rows)} images ({kinds_text(rows)})")
     if not rounds:
         print(f"no round yet in {args.queue}: run `detloop queue accept`")
     return 0
+
+
+def _line(row: dict[str, Any]) -> str:
+    todo = "; ".join(row.get("actions", []))
+    return f"{row['rank']:4d}  {row['image_id'][:12]}  {row['split']:5s}  {row['score']:7.3f}  {'; '.join(row['reasons'])} -> {todo}"
 
 
 def _path(queue: Path, number: int) -> Path:
@@ -113,8 +178,12 @@ def _read_rounds(queue: Path) -> dict[int, list[dict[str, Any]]]:
     rounds = {}
     for number, path in found:
         rounds[number] = read_jsonl(path, "restore it from git")
-        for line, row in enumerate(rounds[number], start=1):
-            missing = [key for key in ("round", "rank", "image_id", "split", "kinds", "reasons", "score") if key not in row]
-            if missing:
-                raise DataError(f"{path} line {line} lacks {', '.join(missing)}: restore it from git")
+        _check(path, rounds[number])
     return rounds
+
+
+def _check(path: Path, rows: list[dict[str, Any]]) -> None:
+    for line, row in enumerate(rows, start=1):
+        missing = [key for key in ("round", "rank", "image_id", "split", "kinds", "reasons", "score") if key not in row]
+        if missing:
+            raise DataError(f"{path} line {line} lacks {', '.join(missing)}: restore it from git, or build it anew")

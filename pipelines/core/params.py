@@ -166,6 +166,9 @@ class QueueParams(Section):
     """How much one round asks of people."""
 
     budget: Positive = 40
+    pool_fraction: Fraction = 0.5
+    class_quota: Fraction = 0.1
+    slice_limit: Annotated[float, Field(gt=0, le=1)] = 0.6
 
 
 class ExportParams(Section):

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipelines.core.errors import ClassContractError, DataError
 from pipelines.core.io import iter_jsonl, jsonl_text, write_jsonl, write_text
-from pipelines.core.tables import DETECTIONS_SCHEMA, MANIFEST_SCHEMA, read_parquet, write_parquet
+from pipelines.core.tables import DETECTIONS_SCHEMA, FEATURES_SCHEMA, MANIFEST_SCHEMA, read_parquet, write_parquet
 from pipelines.core.types import Annotation, Box, Detections, GroundTruth, Sample
 
 Record = TypeVar("Record")
@@ -105,6 +106,18 @@ def read_detections(path: Path, classes: Sequence[str]) -> dict[str, Detections]
             np.array([index[name] for name in part["class"]], dtype=np.int64),
         )
     return result
+
+
+def write_features(path: Path, features: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write one vector an image (image_id to (C,) float32) as FEATURES_SCHEMA."""
+    ids = sorted(features)
+    write_parquet(path, pl.DataFrame({"image_id": ids, "feature": [features[name].tolist() for name in ids]}, schema=FEATURES_SCHEMA))
+
+
+def read_features(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The inverse of `write_features`."""
+    frame = read_parquet(path, FEATURES_SCHEMA)
+    return {name: np.array(feature, dtype=np.float32) for name, feature in frame.iter_rows()}
 
 
 def _row_from_boxes(boxes: Iterable[Box]) -> list[dict[str, Any]]:

@@ -53,6 +53,9 @@ DETECTIONS_SCHEMA: dict[str, pl.DataType] = {
     "y2": pl.Float32(),
 }
 
+# data/predictions/features.parquet: one row an image, sorted by image_id: what the detector sees in it, unit length.
+FEATURES_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "feature": pl.List(pl.Float32())}
+
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically, with settings that give the same bytes for the same rows."""

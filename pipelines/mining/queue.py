@@ -1,30 +1,63 @@
-"""The queue of a round: which images people are asked about, and what. A round is drawn from one ranked list, once; no image is asked twice."""
+"""The queue of a round: which images people are asked about, why, and what to do. One ranked list out of all that asks; no image is asked twice.
+
+Complaints of the product come first. Then come images with labels (bad cases, suspect labels, oddities of tracks) and images without, at least the
+share `pool_fraction` of them where so many are there. Scores read as "about so many boxes are wrong" wherever an image comes from, and add up.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.core.errors import DataError, listed
+from pipelines.mining.feedback import Complaint
 
-# What people are asked to do about each kind of error. A duplicate is a matter of thresholds and suppression: no label mends it.
+# What people are asked to do about each kind of finding. A duplicate is a matter of thresholds and suppression: no label mends it.
 ACTIONS: dict[str, str] = {
+    "feedback": "look into the complaint and make the label right",
     "unsure": "label the image, starting from its pre-labels",
     "missed": "confirm the label that the model missed",
     "class": "check the class",
     "both": "check the class and the box",
     "location": "move the box if it is off",
     "background": "confirm that nothing is there, or add the label",
+    "label_spurious": "confirm that the label's object is there, or remove the label",
+    "label_misplaced": "move the label's box to its object",
+    "label_swapped": "check the label's class",
+    "label_missing": "add the label, or confirm that nothing is there",
+    "track_gap": "confirm the pre-label where the track has a gap",
+    "track_flip": "check the class, which flips in this frame",
+    "track_single": "confirm that nothing is there, or add the label",
 }
 NOT_ASKED = ("duplicate",)
+TRACK_SCORE = 0.5  # an oddity of a track is an error about every second time
 _RANKED_KEYS = ("image_id", "path", "split", "score", "kinds", "reasons")
+POOL = "pool"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that something speaks for; `complaints` are the ids of the product's complaints about it."""
+
+    image_id: str
+    path: str
+    split: str
+    score: float
+    kinds: Mapping[str, int]
+    reasons: tuple[str, ...]
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def actions(self) -> list[str]:
+        """What people should do, by kind."""
+        return list(dict.fromkeys(action for kind, action in ACTIONS.items() if self.kinds.get(kind)))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a draw gave: the rows of the new round, and how many images of the list were left out, by reason."""
+    """What a draw gave: the rows of the new round, and how many images were left out, by reason."""
 
     rows: list[dict[str, Any]]
     already_asked: int
@@ -32,8 +65,8 @@ class Draw:
     over_budget: int
 
 
-def draw_round(ranked: Sequence[Mapping[str, Any]], ranked_hash: str, earlier: Sequence[Mapping[str, Any]], round_number: int, budget: int) -> Draw:
-    """Take the worst `budget` images that no row of `earlier` rounds asks about. `ranked_hash` names the list in the rows.
+def ranked_candidates(ranked: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """The lines of `ranked.jsonl`.
 
     Raises:
         DataError: a row of the list lacks a key or has a kind that ACTIONS does not know.
@@ -41,42 +74,97 @@ def draw_round(ranked: Sequence[Mapping[str, Any]], ranked_hash: str, earlier: S
     bad = [f"line {number}: {problem}" for number, row in enumerate(ranked, start=1) if (problem := _problem(row))]
     if bad:
         raise DataError(f"the ranked list cannot be read ({listed(bad)}): run `dvc repro mine`")
+    return [Candidate(row["image_id"], row["path"], row["split"], row["score"], row["kinds"], tuple(row["reasons"])) for row in ranked]
+
+
+def suspect_candidates(labels: Iterable[Mapping[str, Any]], tracks: Iterable[Mapping[str, Any]]) -> list[Candidate]:
+    """Suspect labels and oddities of tracks, each by itself; see `merged`."""
+    found = [Candidate(row["image_id"], row["image"], row["split"], row["score"], {f"label_{row['kind']}": 1}, (row["why"],)) for row in labels]
+    return found + [Candidate(row["image_id"], row["image"], row["split"], TRACK_SCORE, {f"track_{row['kind']}": 1}, (row["why"],)) for row in tracks]
+
+
+def complaint_candidate(image_id: str, path: str, split: str, complaints: Sequence[Complaint]) -> Candidate:
+    """An image that the product complains about."""
+    reasons, ids = tuple(item.sentence() for item in complaints), tuple(item.id for item in complaints)
+    return Candidate(image_id, path, split, float(len(complaints)), {"feedback": len(complaints)}, reasons, ids)
+
+
+def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """One candidate an image: scores and kinds added up, reasons one after the other without repeats; the worst first."""
+    found: dict[str, Candidate] = {}
+    for item in candidates:
+        before = found.get(item.image_id)
+        if before is None:
+            found[item.image_id] = item
+            continue
+        found[item.image_id] = replace(
+            before,
+            score=round(before.score + item.score, 6),
+            kinds=dict(Counter(before.kinds) + Counter(item.kinds)),
+            reasons=tuple(dict.fromkeys((*before.reasons, *item.reasons))),
+            complaints=(*before.complaints, *item.complaints),
+        )
+    return sorted(found.values(), key=lambda item: (not item.complaints, -item.score, item.image_id))
+
+
+def draw_round(
+    candidates: Sequence[Candidate],
+    source_hash: str,
+    earlier: Sequence[Mapping[str, Any]],
+    round_number: int,
+    budget: int,
+    *,
+    pool_fraction: float,
+    pool_order: Sequence[str],
+) -> Draw:
+    """Take `budget` images that no row of `earlier` rounds asks about; an image that people complain about anew may be asked again.
+
+    `candidates` are `merged`; `source_hash` names them in the rows. `pool_order` are ids of unlabeled images in the order in which they should be
+    taken; those that it does not name come after them, the worst first.
+    """
     asked = {row["image_id"] for row in earlier}
-    fresh = [row for row in ranked if row["image_id"] not in asked]
-    askable = [row for row in fresh if _actions(row["kinds"])]
-    rows = [
-        {
-            "round": round_number,
-            "rank": rank,
-            "image_id": row["image_id"],
-            "path": row["path"],
-            "split": row["split"],
-            "actions": _actions(row["kinds"]),
-            "reasons": row["reasons"],
-            "kinds": row["kinds"],
-            "score": row["score"],
-            "ranked": ranked_hash,
-        }
-        for rank, row in enumerate(askable[:budget], start=1)
-    ]
-    return Draw(rows, len(ranked) - len(fresh), len(fresh) - len(askable), max(0, len(askable) - budget))
+    told = {complaint for row in earlier for complaint in row.get("complaints", ())}
+    fresh = [item for item in candidates if item.image_id not in asked or set(item.complaints) - told]
+    askable = [item for item in fresh if item.actions]
+    first = [item for item in askable if set(item.complaints) - told]
+    room = max(0, budget - len(first))
+    rest = [item for item in askable if not set(item.complaints) - told]
+    labeled = [item for item in rest if item.split != POOL]
+    pool = {item.image_id: item for item in rest if item.split == POOL}
+    ordered = [*(pool[name] for name in pool_order if name in pool), *(item for name, item in pool.items() if name not in set(pool_order))]
+    reserved = min(len(ordered), max(round(pool_fraction * room), room - len(labeled)))
+    chosen = sorted([*labeled[: room - reserved], *ordered[:reserved]], key=lambda item: (-item.score, item.image_id))
+    rows = [_row(item, rank, round_number, source_hash) for rank, item in enumerate([*first, *chosen][:budget], start=1)]
+    return Draw(rows, len(candidates) - len(fresh), len(fresh) - len(askable), len(askable) - len(rows))
 
 
-def drawn_before(ranked_hash: str, earlier: Sequence[Mapping[str, Any]]) -> int | None:
+def drawn_before(source_hash: str, earlier: Sequence[Mapping[str, Any]]) -> int | None:
     """The round that was already drawn from this very list, if there is one."""
-    return next((int(row["round"]) for row in earlier if row.get("ranked") == ranked_hash), None)
+    return next((int(row["round"]) for row in earlier if row.get("ranked") == source_hash), None)
 
 
 def kinds_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Errors of each kind over all rows, such as "missed 12, class 3"."""
+    """Findings of each kind over all rows, such as "missed 12, class 3"."""
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(row["kinds"])
     return ", ".join(f"{kind} {counts[kind]}" for kind in (*ACTIONS, *NOT_ASKED) if counts[kind]) or "none"
 
 
-def _actions(kinds: Mapping[str, int]) -> list[str]:
-    return [action for kind, action in ACTIONS.items() if kinds.get(kind)]
+def _row(item: Candidate, rank: int, round_number: int, source_hash: str) -> dict[str, Any]:
+    row = {
+        "round": round_number,
+        "rank": rank,
+        "image_id": item.image_id,
+        "path": item.path,
+        "split": item.split,
+        "actions": item.actions,
+        "reasons": list(item.reasons),
+        "kinds": dict(item.kinds),
+        "score": item.score,
+        "ranked": source_hash,
+    }
+    return row | ({"complaints": list(item.complaints)} if item.complaints else {})
 
 
 def _problem(row: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,123 @@
+"""What `detloop queue` draws from, read from a project: mined images, suspect labels, tracks, complaints of the product, and the unlabeled pool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.core.errors import DataError
+from pipelines.core.io import read_json, read_jsonl, require_file, sha256_bytes, sha256_file
+from pipelines.core.params import Params
+from pipelines.core.records import read_detections, read_features, read_manifest, read_samples
+from pipelines.core.slices import SliceLimits
+from pipelines.core.types import LABELED_SPLITS, SPLITS, Detections
+from pipelines.mining.feedback import Complaint, read_complaints, resolved
+from pipelines.mining.queue import Candidate, complaint_candidate, merged, ranked_candidates, suspect_candidates
+from pipelines.mining.selection import PoolImage, class_rarity, pool_image
+
+SUSPECTS = (Path("data/suspects/labels.jsonl"), Path("data/suspects/tracks.jsonl"))
+FEEDBACK = Path("data/feedback")
+MANIFEST = Path("data/raw/manifest.parquet")
+DATASET = Path("data/dataset")
+POOL_DETECTIONS, FEATURES = Path("data/predictions/pool.parquet"), Path("data/predictions/features.parquet")
+THRESHOLDS = Path("data/evaluation/thresholds.json")
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class QueueInputs:
+    """All candidates in one list, and the pool for selection: `features` (pool, C) and `known` (labeled images, C), of unit length.
+
+    `hash` names everything that the candidates come from; `notes` say what was not there.
+    """
+
+    candidates: list[Candidate]
+    pool: list[PoolImage]
+    features: NDArray[np.float64]
+    known: NDArray[np.float64]
+    hash: str
+    notes: list[str]
+
+
+def read_inputs(ranked: Path, params: Params) -> QueueInputs:
+    """Read what is there; only the mined list must be.
+
+    Raises:
+        MissingInputError, DataError: a file is missing or cannot be read.
+    """
+    parts = ranked_candidates(read_jsonl(ranked))
+    sources = [ranked]
+    notes = []
+    if all(path.is_file() for path in SUSPECTS):
+        labels, tracks = (read_jsonl(path) for path in SUSPECTS)
+        parts += suspect_candidates(labels, tracks)
+        sources += SUSPECTS
+    else:
+        notes.append(f"no suspect labels or tracks yet ({SUSPECTS[0].parent}): run `dvc repro` for them")
+    complaints = read_complaints(_feedback_files(), params.class_of)
+    if complaints:
+        found, lost = _complaints(complaints)
+        parts += found
+        if lost:
+            listed = ", ".join(f"{item.image} ({item.where})" for item in lost[:20])
+            notes.append(f"{len(lost)} complaints are about images that are not there, or whose name is not clear: {listed}")
+    pool, features, known = _pool(params)
+    names = "".join([*(sha256_file(path) for path in sources), *(item.id for item in complaints)])
+    source_hash = sha256_file(ranked) if len(sources) == 1 and not complaints else sha256_bytes(names.encode())
+    return QueueInputs(merged(parts), pool, features, known, source_hash[:_HASH_DIGITS], notes)
+
+
+def _feedback_files() -> dict[str, str]:
+    files = {}
+    for path in sorted(FEEDBACK.glob("*")):
+        if path.suffix not in (".csv", ".jsonl"):
+            continue
+        try:
+            files[path.name] = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
+    return files
+
+
+def _complaints(complaints: list[Complaint]) -> tuple[list[Candidate], list[Complaint]]:
+    manifest = read_manifest(MANIFEST).filter(pl.col("status") == "kept")
+    found, lost = resolved(complaints, zip(manifest["origin"], manifest["image_id"], strict=True))
+    paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
+    splits = {sample.image_id: split for split in SPLITS for sample in read_samples(DATASET / f"{split}.jsonl")}
+    return [complaint_candidate(name, paths[name], splits.get(name, "pool"), items) for name, items in sorted(found.items())], lost
+
+
+def _pool(params: Params) -> tuple[list[PoolImage], NDArray[np.float64], NDArray[np.float64]]:
+    """The unlabeled images, their features and those of the labeled images; empty before the first `dvc repro`."""
+    if not (DATASET / "pool.jsonl").is_file():
+        return [], np.zeros((0, 0)), np.zeros((0, 0))
+    classes = params.class_names
+    values: Mapping[str, float] = read_json(THRESHOLDS)["classes"]
+    thresholds = np.array([float(values[name]) for name in classes])
+    detections = read_detections(require_file(POOL_DETECTIONS), classes)
+    labeled = [sample for split in LABELED_SPLITS for sample in read_samples(DATASET / f"{split}.jsonl")]
+    rarity = class_rarity(Counter(box.class_name for sample in labeled for box in sample.boxes), classes)
+    rules = params.evaluate
+    limits = SliceLimits(rules.small_area_px, rules.medium_area_px, rules.dark_below, rules.bright_above)
+    samples = read_samples(DATASET / "pool.jsonl")
+    images = [
+        pool_image(
+            sample.image_id,
+            f"{sample.source}, {limits.brightness(sample.brightness)}",
+            detections.get(sample.image_id, Detections.empty()),
+            thresholds,
+            rarity,
+            classes,
+        )
+        for sample in samples
+    ]
+    vectors = read_features(FEATURES)
+    width = len(next(iter(vectors.values()), ()))
+    features, known = (np.array([vectors[sample.image_id] for sample in part], dtype=np.float64).reshape(-1, width) for part in (samples, labeled))
+    return images, features, known

@@ -1,0 +1,96 @@
+"""Which unlabeled images to label next: those of which the model is unsure, unlike each other and unlike what is labeled, by quotas.
+
+Images are taken one by one, each time the one with the highest doubt x novelty. Doubt is the mean, over the boxes that the model sees or nearly sees,
+of how close each score is to its class's threshold, weighted by how rare the class is among the labels: what labeling a box there may teach. Novelty
+is the smallest cosine distance to the labeled images and to those already taken, in the detector's own features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.types import Detections
+from pipelines.mining.ranking import threshold_closeness
+
+Floats = NDArray[np.float64]
+NEARLY_SEEN = 0.5  # of the threshold
+
+
+@dataclass(frozen=True)
+class PoolImage:
+    """An unlabeled image: its `doubt` from 0 to 1, the `classes` that the model sees or nearly sees in it, the `slice` that its quota counts by."""
+
+    image_id: str
+    doubt: float
+    classes: frozenset[str]
+    slice: str
+
+
+def pool_image(image_id: str, slice_name: str, detections: Detections, thresholds: Floats, rarity: Floats, classes: Sequence[str]) -> PoolImage:
+    """Look at one image's detections. `thresholds` and `rarity` (see `class_rarity`) are (classes,)."""
+    score = detections.score.astype(np.float64)
+    limit = thresholds[detections.class_index]
+    seen = score >= NEARLY_SEEN * limit
+    closeness = threshold_closeness(score[seen], limit[seen]) * rarity[detections.class_index[seen]]
+    names = frozenset(classes[index] for index in detections.class_index[seen])
+    return PoolImage(image_id, float(closeness.mean()) if seen.any() else 0.0, names, slice_name)
+
+
+def class_rarity(labels: Mapping[str, int], classes: Sequence[str]) -> Floats:
+    """1 for the class with the fewest labels, less for others by the root of their number, (classes,); a class without labels counts as one."""
+    counts = np.array([max(labels.get(name, 0), 1) for name in classes], dtype=np.float64)
+    result: Floats = np.sqrt(counts.min() / counts)
+    return result
+
+
+def select_images(
+    images: Sequence[PoolImage], features: Floats, known: Floats, budget: int, classes: Sequence[str], class_quota: float, slice_limit: float
+) -> list[int]:
+    """Positions in `images` of at most `budget` of them, in the order in which they were taken.
+
+    `features` (images, C) and `known` (labeled images, C) are of unit length; with C = 0 every image is as novel as any. Of the budget, each class
+    gets at least the share `class_quota`, as far as images with it are there, and no slice more than the share `slice_limit`, as long as others are
+    there.
+    """
+    count = min(budget, len(images))
+    wanted = {name: math.ceil(class_quota * count) for name in classes}
+    room = max(1, math.ceil(slice_limit * count))
+    doubt = np.array([image.doubt for image in images])
+    order = _ranks(images)
+    distance = np.ones(len(images)) if not len(known) or not features.shape[1] else 1 - (features @ known.T).max(axis=1)
+    left = np.ones(len(images), dtype=bool)
+    taken: list[int] = []
+    used: dict[str, int] = {}
+    while len(taken) < count:
+        short = {
+            name for name, number in wanted.items() if number > 0 and any(left[place] and name in image.classes for place, image in enumerate(images))
+        }
+        due = sum(wanted[name] for name in short) >= count - len(taken)
+        open_slices = np.array([used.get(image.slice, 0) < room for image in images])
+        allowed = left & open_slices if (left & open_slices).any() else left
+        if due:
+            helping = allowed & np.array([bool(image.classes & short) for image in images])
+            allowed = helping if helping.any() else allowed
+        places = np.flatnonzero(allowed)
+        utility = doubt[places] * np.maximum(distance[places], 0.0)
+        best = int(places[np.lexsort((order[places], -doubt[places], -utility))[0]])
+        taken.append(best)
+        left[best] = False
+        used[images[best].slice] = used.get(images[best].slice, 0) + 1
+        for name in images[best].classes & set(wanted):
+            wanted[name] -= 1
+        if features.shape[1]:
+            distance = np.minimum(distance, 1 - features @ features[best])
+    return taken
+
+
+def _ranks(images: Sequence[PoolImage]) -> NDArray[np.int64]:
+    """Where each image stands when they are sorted by id."""
+    ranks = np.empty(len(images), dtype=np.int64)
+    ranks[np.argsort([image.image_id for image in images], kind="stable")] = np.arange(len(images))
+    return ranks

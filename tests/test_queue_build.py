@@ -1,0 +1,157 @@
+"""`detloop queue build` on a small project: one list out of bad cases, suspects, tracks, the pool and the product's complaints, which come first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines.cli import main
+from pipelines.core.io import write_json, write_jsonl
+from pipelines.core.records import read_samples, write_features, write_manifest
+from pipelines.core.tables import MANIFEST_SCHEMA
+from pipelines.core.types import SPLITS, Sample
+from pipelines.mining.feedback import read_complaints
+from tests.detection_sets import write_project
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a mined list: four images of val, all of the pool."""
+    write_project(tmp_path / "data", seed=1)
+    (tmp_path / "data/params.yaml").unlink()
+    (tmp_path / "params.yaml").write_text("classes: [{name: a, aliases: [alpha]}, {name: b}, {name: rare}]\nqueue: {budget: 6, pool_fraction: 0.5}\n")
+    monkeypatch.chdir(tmp_path)
+    samples = {split: read_samples(Path(f"data/dataset/{split}.jsonl")) for split in SPLITS}
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [item.image_id for part in samples.values() for item in part]
+    write_features(Path("data/predictions/features.parquet"), dict(zip(names, vectors, strict=True)))
+    write_json(Path("data/evaluation/thresholds.json"), {"classes": {"a": 0.5, "b": 0.5, "rare": 0.5}})
+    rows = [ranked(item, "val", 4.0 - number, missed=1) for number, item in enumerate(samples["val"][:4])]
+    rows += [ranked(item, "pool", 0.5, unsure=2) for item in samples["pool"]]
+    write_jsonl(Path("data/badcases/ranked.jsonl"), rows)
+    manifest = [
+        dict.fromkeys(MANIFEST_SCHEMA)
+        | {"origin": f"cam/{number:02d}.jpg", "image_id": name, "path": f"images/{name}.jpg", "status": "kept"}
+        for number, name in enumerate(names)
+    ]
+    write_manifest(Path("data/raw/manifest.parquet"), pl.DataFrame(manifest, schema=MANIFEST_SCHEMA))
+    return tmp_path
+
+
+def ranked(item: Sample, split: str, score: float, **kinds: int) -> dict[str, Any]:
+    return {"image_id": item.image_id, "path": item.path, "split": split, "score": score, "kinds": kinds, "reasons": [f"{kinds}"]}
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("data/queue", name).read_text().splitlines()]
+
+
+def split_of(split: str) -> list[str]:
+    return [item.image_id for item in read_samples(Path(f"data/dataset/{split}.jsonl"))]
+
+
+def test_half_of_the_budget_is_unlabeled(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["queue", "build"]) == 0
+    built = rows("proposal.jsonl")
+    assert [row["rank"] for row in built] == [1, 2, 3, 4, 5, 6]
+    assert sum(row["split"] == "pool" for row in built) == 3
+    assert [row["score"] for row in built] == sorted((row["score"] for row in built), reverse=True)
+    said = capsys.readouterr().out
+    assert "no suspect labels or tracks yet" in said
+    assert "-> confirm the label that the model missed" in said
+
+
+def test_complaints_come_first_and_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool, train = split_of("pool"), split_of("train")
+    Path("data/feedback").mkdir()
+    Path("data/feedback/app.csv").write_text(
+        f"image,complaint,class,box\n{train[0]},wrong part counted,alpha,10 20 30 40\ncam/39.jpg,nothing found,,\nno/such.jpg,gone,,\n"
+    )
+    Path("data/feedback/line.jsonl").write_text(json.dumps({"image": pool[0], "complaint": "again", "box": [1, 2, 3, 4]}) + "\n")
+    assert main(["queue", "accept"]) == 0
+    first = rows("round-001.jsonl")
+    told = {row["image_id"]: row for row in first if "feedback" in row["kinds"]}
+    assert [row["rank"] for row in told.values()] == [1, 2, 3]
+    assert len(first) == 6
+    assert told[train[0]]["reasons"] == ["product complaint about a at (10, 20, 30, 40): wrong part counted"]
+    assert told[train[0]]["actions"][0] == "look into the complaint and make the label right"
+    assert told[pool[0]]["kinds"] == {"unsure": 2, "feedback": 1}
+    assert "1 complaints are about images that are not there, or whose name is not clear: no/such.jpg (app.csv line 4)" in capsys.readouterr().out
+    assert main(["queue", "accept"]) == 0
+    assert "round 001 was already drawn from this list" in capsys.readouterr().out
+    Path("data/feedback/new.jsonl").write_text(json.dumps({"image": train[0], "complaint": "still wrong"}) + "\n")
+    assert main(["queue", "accept"]) == 0
+    second = rows("round-002.jsonl")
+    assert second[0]["image_id"] == train[0], "a new complaint is heard, though the image was asked about"
+    assert {row["image_id"] for row in second[1:]}.isdisjoint(row["image_id"] for row in first)
+
+
+def test_suspects_and_tracks_join_the_list(project: Path) -> None:
+    train, pool = split_of("train"), split_of("pool")
+    suspect = {"image_id": train[3], "image": "images/x.jpg", "split": "train", "kind": "swapped", "score": 3.5, "why": "labeled a, found to be b"}
+    track = {"image_id": pool[2], "image": "images/y.jpg", "split": "pool", "kind": "gap", "why": "a is there before and after"}
+    write_jsonl(Path("data/suspects/labels.jsonl"), [suspect, suspect | {"kind": "missing", "score": 1.0, "why": "b without label"}])
+    write_jsonl(Path("data/suspects/tracks.jsonl"), [track, track])
+    assert main(["queue", "build", "--budget", "20"]) == 0
+    built = {row["image_id"]: row for row in rows("proposal.jsonl")}
+    first = built[train[3]]
+    assert (first["rank"], first["score"], first["kinds"]) == (1, 4.5, {"label_swapped": 1, "label_missing": 1})
+    assert first["actions"] == ["check the label's class", "add the label, or confirm that nothing is there"]
+    assert first["reasons"] == ["labeled a, found to be b", "b without label"]
+    assert built[pool[2]]["score"] == 1.5
+    assert built[pool[2]]["kinds"] == {"unsure": 2, "track_gap": 2}
+
+
+def test_a_proposal_that_people_cut_is_what_is_accepted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["queue", "build"])
+    built = rows("proposal.jsonl")
+    write_jsonl(Path("data/queue/proposal.jsonl"), [built[0], built[3], built[4]])
+    capsys.readouterr()
+    main(["queue", "show"])
+    assert "proposal: 3 images" in capsys.readouterr().out
+    assert main(["queue", "accept"]) == 0
+    accepted = rows("round-001.jsonl")
+    assert [row["image_id"] for row in accepted] == [built[place]["image_id"] for place in (0, 3, 4)]
+    assert [row["rank"] for row in accepted] == [1, 2, 3]
+    assert not Path("data/queue/proposal.jsonl").exists()
+
+
+def test_building_twice_gives_the_same_bytes(project: Path) -> None:
+    main(["queue", "build"])
+    first = Path("data/queue/proposal.jsonl").read_bytes()
+    main(["queue", "build"])
+    assert Path("data/queue/proposal.jsonl").read_bytes() == first
+
+
+BAD = {
+    "no image": ("x.csv", "image,complaint\n,broken\n", "x.csv line 2: lacks image"),
+    "no complaint": ("x.jsonl", '{"image": "a"}\n', "x.jsonl line 1: lacks complaint"),
+    "an unknown class": ("x.jsonl", '{"image": "a", "complaint": "b", "class": "c"}\n', "x.jsonl line 1: class 'c' is not in params.yaml"),
+    "a broken box": ("x.csv", "image,complaint,box\na,b,1 2 3\n", "x.csv line 2: box is '1 2 3', wanted"),
+    "a box inside out": ("x.jsonl", '{"image": "a", "complaint": "b", "box": [9, 0, 1, 5]}\n', "x.jsonl line 1: box is"),
+    "not JSON": ("x.jsonl", "broken\n", "x.jsonl line 1: not JSON"),
+    "no object": ("x.jsonl", "[1]\n", "x.jsonl line 1: not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_broken_feedback_is_one_line(project: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    name, text, message = BAD[case]
+    Path("data/feedback").mkdir()
+    Path("data/feedback", name).write_text(text)
+    assert main(["queue", "build"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_every_broken_row_is_told() -> None:
+    with pytest.raises(Exception, match=r"2 rows: a.jsonl line 1: lacks complaint; b.csv line 3: lacks image"):
+        read_complaints({"b.csv": "image,complaint\nx,y\n,z\n", "a.jsonl": '{"image": "q"}\n'}, {})
