@@ -37,8 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows += [ranked(item, "pool", 0.5, unsure=2) for item in samples["pool"]]
     write_jsonl(Path("data/badcases/ranked.jsonl"), rows)
     manifest = [
-        dict.fromkeys(MANIFEST_SCHEMA)
-        | {"origin": f"cam/{number:02d}.jpg", "image_id": name, "path": f"images/{name}.jpg", "status": "kept"}
+        dict.fromkeys(MANIFEST_SCHEMA) | {"origin": f"cam/{number:02d}.jpg", "image_id": name, "path": f"images/{name}.jpg", "status": "kept"}
         for number, name in enumerate(names)
     ]
     write_manifest(Path("data/raw/manifest.parquet"), pl.DataFrame(manifest, schema=MANIFEST_SCHEMA))
@@ -74,7 +73,9 @@ def test_complaints_come_first_and_once(project: Path, capsys: pytest.CaptureFix
     Path("data/feedback/app.csv").write_text(
         f"image,complaint,class,box\n{train[0]},wrong part counted,alpha,10 20 30 40\ncam/39.jpg,nothing found,,\nno/such.jpg,gone,,\n"
     )
-    Path("data/feedback/line.jsonl").write_text(json.dumps({"image": pool[0], "complaint": "again", "box": [1, 2, 3, 4]}) + "\n")
+    Path("data/feedback/line.jsonl").write_text(
+        json.dumps({"image": "a copy.jpg", "image_id": pool[0], "complaint": "again", "box": [1, 2, 3, 4]}) + "\n"
+    )
     assert main(["queue", "accept"]) == 0
     first = rows("round-001.jsonl")
     told = {row["image_id"]: row for row in first if "feedback" in row["kinds"]}

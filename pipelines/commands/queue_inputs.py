@@ -86,9 +86,10 @@ def _feedback_files() -> dict[str, str]:
 
 
 def _complaints(complaints: list[Complaint]) -> tuple[list[Candidate], list[Complaint]]:
-    manifest = read_manifest(MANIFEST).filter(pl.col("status") == "kept")
-    found, lost = resolved(complaints, zip(manifest["origin"], manifest["image_id"], strict=True))
-    paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
+    manifest = read_manifest(MANIFEST)
+    kept = manifest.filter(pl.col("status") == "kept")
+    paths = dict(zip(kept["image_id"], kept["path"], strict=True))
+    found, lost = resolved(complaints, [pair for pair in zip(manifest["origin"], manifest["image_id"], strict=True) if pair[1] in paths])
     splits = {sample.image_id: split for split in SPLITS for sample in read_samples(DATASET / f"{split}.jsonl")}
     return [complaint_candidate(name, paths[name], splits.get(name, "pool"), items) for name, items in sorted(found.items())], lost
 

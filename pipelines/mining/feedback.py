@@ -1,7 +1,7 @@
 """Complaints from the product: `data/feedback/*.csv` and `*.jsonl`, one complaint a row. They always come first in the queue.
 
 Columns or keys: `image` (its id, its path in the inbox, or its file name), `complaint` (words), and optionally `class` and `box` ([x1, y1, x2, y2] in
-pixels; in CSV four numbers apart by spaces).
+pixels; in CSV four numbers apart by spaces). Where `image_id` is given, it names the image. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 from pipelines.core.errors import DataError, listed
 from pipelines.core.io import canonical_json, sha256_bytes
 
-KEYS = ("image", "complaint", "class", "box")
 _ID_DIGITS = 16
 
 
@@ -62,10 +61,10 @@ def read_complaints(files: Mapping[str, str], class_of: Mapping[str, str]) -> li
     return complaints
 
 
-def resolved(complaints: Iterable[Complaint], kept: Iterable[tuple[str, str]]) -> tuple[dict[str, list[Complaint]], list[Complaint]]:
-    """Complaints by image_id, and those whose image is not there or not clear. `kept` are (origin, image_id) of the manifest's kept images."""
+def resolved(complaints: Iterable[Complaint], files: Iterable[tuple[str, str]]) -> tuple[dict[str, list[Complaint]], list[Complaint]]:
+    """Complaints by image_id, and those whose image is not there or not clear. `files` are (origin, image_id) of kept images, copies too."""
     by_name: dict[str, set[str]] = {}
-    for origin, image_id in kept:
+    for origin, image_id in files:
         for name in (image_id, origin, origin.rsplit("/", 1)[-1]):
             by_name.setdefault(name, set()).add(image_id)
     found: dict[str, list[Complaint]] = {}
@@ -116,4 +115,5 @@ def _complaint(row: Mapping[str, Any], where: str, class_of: Mapping[str, str]) 
         if not (x1 < x2 and y1 < y2):
             return f"box is {box!r}, wanted [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
         place = (x1, y1, x2, y2)
-    return Complaint(row["image"].strip(), row["complaint"].strip(), None if name is None else class_of[name], place, where)
+    image = row["image_id"] if isinstance(row.get("image_id"), str) else row["image"].strip()
+    return Complaint(image, row["complaint"].strip(), None if name is None else class_of[name], place, where)
