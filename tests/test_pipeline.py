@@ -82,7 +82,8 @@ def test_killed_in_every_stage_it_completes_with_the_same_bytes(round_one: Works
         for w in (round_one, workspace)
     ]
     assert engines[0] == engines[1]
-    assert round_one.hashes("data/raw") == workspace.hashes("data/raw")
+    raw = [{path: digest for path, digest in w.hashes("data/raw").items() if ".cache-" not in path} for w in (round_one, workspace)]
+    assert raw[0] == raw[1], "all but the cache, which holds the files' times"
     assert not list(workspace.folder.glob("data/**/*.tmp")), "no half-written file is left"
 
 
