@@ -213,7 +213,11 @@ def _dataset_metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, l
     sides = {split: _side(samples, classes) for split, samples in splits.items()}
     sizes = {split: {name: [0, 1, 5, 9, 2, 0, 0, 0] for name in classes} for split in ("train", "val", "test")}
     card = {"classes": list(classes), "class_hash": "0" * 16, "splits": sides, "dropped": {}}
-    _write(data / "dataset" / "card.json", {**card, "box_sizes": sizes, "box_side_edges_px": [0, 8, 16, 32, 64, 96, 128, 256]})
+    shares = {"moved": 0.125, "before": {"cam1": 30, "cam2": 50}, "now": {"cam1": 40, "cam2": 40}, "appeared": [], "disappeared": []}
+    images = {split: {"before": 10, "now": 12} for split in ("train", "val", "test")}
+    drift = {"since_round": 1, "images": images, "images_by_source": shares, "boxes_by_class": {**shares, "moved": 0.0, "appeared": [classes[0]]}}
+    edges = [0, 8, 16, 32, 64, 96, 128, 256]
+    _write(data / "dataset" / "card.json", {**card, "box_sizes": sizes, "box_side_edges_px": edges, "drift": drift})
     fractions = {"train": {"wanted": 0.65, "reached": 0.6}, "val": {"wanted": 0.15, "reached": 0.2}, "test": {"wanted": 0.2, "reached": 0.2}}
     tie = {"kept": "cam1/0007.jpg", "kept_split": "test", "dropped": "cam2/0191.jpg", "dropped_split": "train"}
     _write(
@@ -228,7 +232,7 @@ def _dataset_metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, l
             "near_duplicates_across_split": [tie],
             "annotations_without_image": {"count": 0, "first": []},
             "given_split_overruled": {"count": 0, "first": []},
-            "given_split_twice": {"count": 0, "first": []},
+            "left_out": [{"origin": "cam1/0003.jpg", "like": [{"origin": "cam1/0004.jpg", "split": "test"}]}],
             "warnings": [f"test has only 8 boxes of class {classes[-1]}: its AP says little"],
         },
     )
@@ -245,6 +249,7 @@ def _side(samples: list[Sample], classes: tuple[str, ...]) -> dict[str, Any]:
         "states": {state: states.count(state) for state in set(states)},
         "boxes_by_class": {name: names.count(name) for name in classes},
         "images_by_source": {source: sources.count(source) for source in set(sources)},
+        "images_by_brightness": {"dark": 0, "normal": len(samples), "bright": 0},
     }
 
 

@@ -21,11 +21,13 @@ from pipelines.dataset.split import SplitPlan, plan_split
 
 CLASSES = ("bolt", "nut")
 FRACTIONS: dict[Split, float] = {"train": 0.65, "val": 0.15, "test": 0.2}
-EMPTY = Load(0, 0, {}, {})
+EMPTY = Load(0, 0, {}, {}, {})
 
 
-def item(name: str, group: str | None = None, near: str | None = None, given_split: Split | None = None, source: str = "cam") -> Item:
-    return Item(name, f"{source}/{name}.jpg", source, group, near, given_split)
+def item(
+    name: str, group: str | None = None, near: str | None = None, given_split: Split | None = None, source: str = "cam", light: str = "normal"
+) -> Item:
+    return Item(name, f"{source}/{name}.jpg", source, group, near, given_split, light)
 
 
 def label(name: str, *classes: str) -> Annotation:
@@ -96,7 +98,30 @@ def test_adding_data_in_any_order_never_moves_an_image(world: tuple[list[Item], 
         require_no_leak({side: [by_id[name] for name, at in found.side_of.items() if at == side] for side in FRACTIONS})
         again = plan_split(present, labels, found.assignments, CLASSES, FRACTIONS, use_given=True, seed=0)
         assert (again.side_of, again.cross, again.assignments, again.added) == (found.side_of, found.cross, found.assignments, 0)
+        side_of_component: dict[str, Split] = {}
+        for assigned in found.assignments.values():
+            assert side_of_component.setdefault(assigned.component, assigned.split) == assigned.split, "one component name on two sides"
         history = found.assignments
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twenty_additions_in_random_order_move_nobody(seed: int) -> None:
+    """600 images in bursts, chained by near-duplicates that appear between any of them, arrive in 20 parts; a third of them is labeled later."""
+    rng = random.Random(seed)
+    items = [item(f"{rng.getrandbits(64):016x}", f"burst{rng.randrange(200)}", source=rng.choice("abc")) for _ in range(600)]
+    links = [(rng.choice(items).image_id, rng.choice(items).image_id) for _ in range(60)]
+    rng.shuffle(items)
+    later = set(rng.sample([entry.image_id for entry in items], 200))
+    history: Mapping[str, Assignment] = {}
+    for part in range(1, 21):
+        present = with_near_groups(items[: 30 * part], links)
+        labels = {entry.image_id: label(entry.image_id, rng.choice(CLASSES)) for entry in present if part == 20 or entry.image_id not in later}
+        found = plan_split(present, labels, history, CLASSES, FRACTIONS, use_given=True, seed=seed)
+        assert all(found.assignments[name] == entry for name, entry in history.items())
+        by_id = {entry.image_id: entry for entry in present}
+        require_no_leak({side: [by_id[name] for name, at in found.side_of.items() if at == side] for side in FRACTIONS})
+        history = found.assignments
+    assert len(history) == 600
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,15 +146,16 @@ def share(counts: Mapping[Split, float]) -> dict[Split, float]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_images_boxes_and_sources_come_near_the_fractions(seed: int) -> None:
+def test_images_boxes_sources_and_brightness_come_near_the_fractions(seed: int) -> None:
     rng = random.Random(seed)
     items: list[Item] = []
     labels: dict[str, Annotation] = {}
     for burst in range(90):
         source = rng.choice(["a", "b", "c"])
+        light = rng.choice(["dark", "normal", "normal", "normal", "bright"])
         for _ in range(rng.randint(1, 6)):
             name = f"{rng.getrandbits(64):016x}"
-            items.append(item(name, f"burst{burst}", source=source))
+            items.append(item(name, f"burst{burst}", source=source, light=light))
             labels[name] = label(name, *["nut"] * rng.randint(0, 5), *["bolt"] * (rng.random() < 0.15))
     side_of = plan(items, labels).side_of
     images = share(Counter(side_of.values()))
@@ -142,6 +168,9 @@ def test_images_boxes_and_sources_come_near_the_fractions(seed: int) -> None:
     for source in "abc":
         part = share({side: sum(entry.source == source and side_of[entry.image_id] == side for entry in items) for side in FRACTIONS})
         assert all(abs(part[side] - FRACTIONS[side]) < 0.08 for side in FRACTIONS), (source, part)
+    for light in ("dark", "normal", "bright"):
+        part = share({side: sum(entry.light == light and side_of[entry.image_id] == side for entry in items) for side in FRACTIONS})
+        assert all(abs(part[side] - FRACTIONS[side]) < 0.06 for side in FRACTIONS), (light, part)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +179,7 @@ def test_images_boxes_and_sources_come_near_the_fractions(seed: int) -> None:
     ids=["none", "one", "two", "three"],
 )
 def test_the_first_components_with_a_class_go_where_they_are_needed_most(components: int, expected: dict[str, int]) -> None:
-    new = {f"c{number}": Load(1, 0, {"bolt": 1}, {"cam": 1}) for number in range(components)}
+    new = {f"c{number}": Load(1, 0, {"bolt": 1}, {"cam": 1}, {}) for number in range(components)}
     dealt = deal(new, dict.fromkeys(FRACTIONS, EMPTY), CLASSES, FRACTIONS, 0)
     assert Counter(dealt.values()) == expected
 
@@ -158,15 +187,15 @@ def test_the_first_components_with_a_class_go_where_they_are_needed_most(compone
 @settings(max_examples=60, deadline=None)
 @given(rare=st.integers(3, 6), common=st.integers(0, 40), seed=st.integers(0, 5))
 def test_every_side_gets_a_rare_class_when_it_can(rare: int, common: int, seed: int) -> None:
-    new = {f"r{number}": Load(2, 0, {"bolt": 1, "nut": 3}, {"cam": 2}) for number in range(rare)}
-    new |= {f"c{number}": Load(1, 0, {"nut": 2}, {"cam": 1}) for number in range(common)}
+    new = {f"r{number}": Load(2, 0, {"bolt": 1, "nut": 3}, {"cam": 2}, {}) for number in range(rare)}
+    new |= {f"c{number}": Load(1, 0, {"nut": 2}, {"cam": 1}, {}) for number in range(common)}
     dealt = deal(new, dict.fromkeys(FRACTIONS, EMPTY), CLASSES, FRACTIONS, seed)
     assert {dealt[name] for name in new if name.startswith("r")} == set(FRACTIONS)
 
 
 def test_what_a_side_has_already_counts() -> None:
-    full = {"train": Load(10, 0, {"bolt": 10}, {"cam": 10}), "val": EMPTY, "test": Load(3, 0, {"bolt": 3}, {"cam": 3})}
-    dealt = deal({"x": Load(2, 0, {"bolt": 2}, {"cam": 2})}, full, CLASSES, FRACTIONS, 0)
+    full = {"train": Load(10, 0, {"bolt": 10}, {"cam": 10}, {}), "val": EMPTY, "test": Load(3, 0, {"bolt": 3}, {"cam": 3}, {})}
+    dealt = deal({"x": Load(2, 0, {"bolt": 2}, {"cam": 2}, {})}, full, CLASSES, FRACTIONS, 0)
     assert dealt == {"x": "val"}
 
 

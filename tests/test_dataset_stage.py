@@ -16,6 +16,7 @@ from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box
 from pipelines.dataset.assignments import read_assignments
 from pipelines.stages.dataset import work
+from tests.images import jpeg
 
 PARAMS = "classes: [{name: bolt}, {name: nut}]\n"
 
@@ -41,7 +42,19 @@ def build(folder: Path, rows: list[dict[str, Any]], labels: list[Annotation], pa
     (folder / "params.yaml").write_text(params)
     write_manifest(folder / "manifest.parquet", pl.DataFrame(rows, schema=MANIFEST_SCHEMA))
     write_annotations(folder / "annotations.jsonl", labels)
-    names = {"manifest": "manifest.parquet", "annotations": "annotations.jsonl", "assignments": "splits/assignments.jsonl", "metrics": "dataset.json"}
+    for entry in rows:
+        if entry["path"] is not None and not (folder / "raw" / entry["path"]).exists():
+            (folder / "raw" / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "raw" / entry["path"]).write_bytes(jpeg(int.from_bytes(entry["image_id"].encode(), "big"), (100, 80)))
+    names = {
+        "manifest": "manifest.parquet",
+        "annotations": "annotations.jsonl",
+        "raw": "raw",
+        "assignments": "splits/assignments.jsonl",
+        "rounds": "splits/rounds.jsonl",
+        "looks": "splits/looks.parquet",
+        "metrics": "dataset.json",
+    }
     work(argparse.Namespace(params=folder / "params.yaml", dataset=folder / "dataset", **{key: folder / name for key, name in names.items()}))
     metrics: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
     return metrics
@@ -104,11 +117,31 @@ def test_near_duplicates_across_given_splits_are_named(tmp_path: Path) -> None:
     assert "test has no images: label more images, of more groups" in metrics["warnings"]
 
 
-def test_a_file_on_two_given_lists_stands_on_the_higher_side(tmp_path: Path) -> None:
+def test_copies_on_two_given_lists_stop_the_run_until_one_is_given_up(tmp_path: Path) -> None:
     copy = row("a", status="dropped", reason="exact_duplicate", duplicate_of="a", given_split="test", origin="cam/copy.jpg")
-    metrics = build(tmp_path, [row("a", given_split="train"), copy, row("b", given_split="train")], [label(name, ("bolt", 9.0)) for name in "ab"])
-    assert metrics["given_split_twice"] == {"count": 1, "first": ["cam/a.jpg"]}
-    assert [sample.image_id for sample in read_samples(tmp_path / "dataset/test.jsonl")] == ["a"]
+    rows, labels = [row("a", given_split="train"), copy, row("b", given_split="train")], [label(name, ("bolt", 9.0)) for name in "ab"]
+    with pytest.raises(
+        LeakError, match=r"cam/a.jpg \(train\) and cam/copy.jpg \(test\): the same image; correct its lists, or name .* dataset.leave_out"
+    ):
+        build(tmp_path, rows, labels)
+    for given_up, expected in (("cam/copy.jpg", "train"), ("cam/a.jpg", "test")):
+        folder = tmp_path / expected
+        folder.mkdir()
+        build(folder, rows, labels, PARAMS + f"dataset: {{leave_out: [{given_up}]}}\n")
+        assert "a" in [sample.image_id for sample in read_samples(folder / f"dataset/{expected}.jsonl")]
+
+
+def test_left_out_images_are_named_and_go_nowhere(tmp_path: Path) -> None:
+    rows = [row("a"), row("b"), row("c"), row("d")]
+    params = PARAMS + "dataset: {leave_out: [cam/b.jpg, cam/never.jpg]}\n"
+    metrics = build(tmp_path, rows, [label(name, ("bolt", 9.0)) for name in "abc"], params)
+    splits = {name: [sample.image_id for sample in read_samples(tmp_path / f"dataset/{name}.jsonl")] for name in ("train", "val", "test", "pool")}
+    assert all("b" not in ids for ids in splits.values())
+    assert splits["pool"] == ["d"]
+    assert metrics["dropped_by_reason"] == {"left_out": {"count": 1, "first": ["cam/b.jpg"]}}
+    assert metrics["left_out"] == [{"origin": "cam/b.jpg", "like": []}]
+    assert metrics["annotations_without_image"]["count"] == 0
+    assert "dataset.leave_out names files that are not in the inbox: cam/never.jpg" in metrics["warnings"]
 
 
 def test_a_copy_in_a_group_of_another_side_leaves(tmp_path: Path) -> None:
@@ -168,8 +201,9 @@ def test_a_leak_stops_the_run_and_leaves_earlier_files(tmp_path: Path) -> None:
         ('{"image_id":"a","split":"pool","component":"a"}\n', "entry 1 is not image_id, split"),
         ('{"image_id":"a","split":"train"}\n', "entry 1 is not image_id, split"),
         ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"a","split":"test","component":"a"}\n', "another side or component"),
+        ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"b","split":"test","component":"a"}\n', r"a \(train\) and b \(test\)"),
     ],
-    ids=["merge_marks", "pool", "short", "two_sides"],
+    ids=["merge_marks", "pool", "short", "two_sides", "moved_by_hand"],
 )
 def test_a_damaged_assignments_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()

@@ -14,6 +14,7 @@ MEAN_AP50, CLASS_AP50 = 0.82, 0.75
 CLASSES = ("RBC", "WBC", "Platelets")
 ZERO_AREA = ("BloodImage_00338", "BloodImage_00343")
 NEAR_DUPLICATES = ("BloodImage_00037", "BloodImage_00038")
+LEAKS = (*NEAR_DUPLICATES, "BloodImage_00386", "BloodImage_00391")
 
 
 def main(project: Path) -> int:
@@ -35,7 +36,7 @@ def main(project: Path) -> int:
         },
         **{f"zero-area box of {name} named in labels.json": name in labels for name in ZERO_AREA},
         "the near-duplicate pair named in collect.json": all(name in collect for name in NEAR_DUPLICATES),
-        "the near-duplicate across the split named in dataset.json": all(name in dataset for name in NEAR_DUPLICATES),
+        "the two pairs across the split named in dataset.json": all(name in dataset for name in LEAKS),
         **{
             f"{name}: {artifact['status']}, AP {artifact['AP']}, relative drop {artifact['relative_drop']}": artifact["status"] == "pass"
             or name.endswith("int8")

@@ -71,6 +71,7 @@ class DatasetParams(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     given_split: bool = True
+    leave_out: list[str] = []
     seed: int = 0
 
 

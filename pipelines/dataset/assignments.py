@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from pipelines.core.errors import DataError, listed
+from pipelines.core.errors import DataError, LeakError, listed
 from pipelines.core.io import iter_jsonl, write_jsonl
 from pipelines.core.types import LABELED_SPLITS, Split
 
@@ -28,6 +28,7 @@ def read_assignments(path: Path) -> dict[str, Assignment]:
 
     Raises:
         DataError: lines of another form, or one image with two lines that differ (a bad merge).
+        LeakError: images that were dealt together stand on two sides: someone edited the file.
     """
     found: dict[str, Assignment] = {}
     problems: list[str] = []
@@ -43,6 +44,14 @@ def read_assignments(path: Path) -> dict[str, Assignment]:
             problems.append(f"entry {number} gives image {entry.image_id} another side or component than an earlier one")
     if problems:
         raise DataError(f"{path} has {len(problems)} bad lines: {listed(problems)}; restore it from git, or keep one line an image")
+    first: dict[str, Assignment] = {}
+    cut = [
+        f"{first[entry.component].image_id} ({first[entry.component].split}) and {entry.image_id} ({entry.split})"
+        for entry in found.values()
+        if first.setdefault(entry.component, entry).split != entry.split
+    ]
+    if cut:
+        raise LeakError(f"{path} has {len(cut)} images on another side than those they were dealt with: {listed(cut)}; restore it from git")
     return found
 
 

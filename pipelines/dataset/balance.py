@@ -1,4 +1,4 @@
-"""Dealing new components to train, val and test so that images, boxes of each class and sources come near the wanted fractions.
+"""Dealing new components to train, val and test so that images, boxes of each class, sources and brightness come near the wanted fractions.
 
 Greedy, then improved by moving single new components while that helps. What is already assigned stays and counts. The order depends on content
 and seed only.
@@ -21,6 +21,7 @@ Counts = NDArray[np.float64]
 WEIGHT_IMAGES = 4.0  # the number of images counts as much as this many classes
 WEIGHT_CLASSES = 2.0  # shared by all classes
 WEIGHT_SOURCES = 1.0  # shared by all sources
+WEIGHT_LIGHTS = 1.0  # shared by dark, normal and bright
 WEIGHT_EMPTY = 0.25
 PENALTY_LACKING = {"train": 100.0, "test": 30.0, "val": 10.0}  # a side without any image of a class; more than all deviations together
 MAX_PASSES = 8
@@ -29,12 +30,13 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Load:
-    """What one component would bring: labeled images, verified-empty ones among them, boxes by class, images by source."""
+    """What one component would bring: labeled images, verified-empty ones among them, boxes by class, images by source and by light."""
 
     images: int
     empty: int
     boxes: Mapping[str, int]
     sources: Mapping[str, int]
+    lights: Mapping[str, int]
 
 
 def deal(
@@ -44,10 +46,12 @@ def deal(
     if not new:
         return {}
     sources = sorted({source for load in [*new.values(), *present.values()] for source in load.sources})
+    lights = sorted({light for load in [*new.values(), *present.values()] for light in load.lights})
     names = sorted(new, key=lambda name: (-new[name].images, sha256_bytes(f"{seed}:{name}".encode())))
-    loads = np.array([_vector(new[name], classes, sources) for name in names])
-    held = np.array([_vector(present[side], classes, sources) for side in SIDE_ORDER])
-    cost = _Cost(held.sum(axis=0) + loads.sum(axis=0), len(classes), len(sources), np.array([fractions[side] for side in SIDE_ORDER]))
+    loads = np.array([_vector(new[name], classes, sources, lights) for name in names])
+    held = np.array([_vector(present[side], classes, sources, lights) for side in SIDE_ORDER])
+    wanted = np.array([fractions[side] for side in SIDE_ORDER])
+    cost = _Cost(held.sum(axis=0) + loads.sum(axis=0), len(classes), len(sources), len(lights), wanted)
     sides = np.zeros(len(names), dtype=np.int64)
     for index in _rarest_first(loads, len(classes)):
         sides[index] = cost.best_side(held, loads[index])
@@ -68,9 +72,9 @@ def deal(
 class _Cost:
     """Weighted squared deviation of each quantity's share on each side, plus penalties for sides that lack a class."""
 
-    def __init__(self, total: Counts, classes: int, sources: int, fractions: Counts) -> None:
-        weights = [WEIGHT_IMAGES, WEIGHT_EMPTY, *[WEIGHT_CLASSES / max(classes, 1)] * classes, *[WEIGHT_SOURCES / max(sources, 1)] * sources]
-        self._weights = np.array(weights)
+    def __init__(self, total: Counts, classes: int, sources: int, lights: int, fractions: Counts) -> None:
+        shared = ((WEIGHT_CLASSES, classes), (WEIGHT_SOURCES, sources), (WEIGHT_LIGHTS, lights))
+        self._weights = np.array([WEIGHT_IMAGES, WEIGHT_EMPTY, *(weight / count for weight, count in shared for _ in range(count))])
         self._scale = 1 / np.maximum(total, 1)
         self._wanted = fractions
         self._classes = slice(2, 2 + classes)
@@ -91,8 +95,9 @@ class _Cost:
         return result
 
 
-def _vector(load: Load, classes: Sequence[str], sources: Sequence[str]) -> list[float]:
-    return [load.images, load.empty, *(load.boxes.get(name, 0) for name in classes), *(load.sources.get(source, 0) for source in sources)]
+def _vector(load: Load, classes: Sequence[str], sources: Sequence[str], lights: Sequence[str]) -> list[float]:
+    parts = ((load.boxes, classes), (load.sources, sources), (load.lights, lights))
+    return [load.images, load.empty, *(counts.get(name, 0) for counts, names in parts for name in names)]
 
 
 def _rarest_first(loads: Counts, classes: int) -> list[int]:

@@ -25,6 +25,7 @@ class Item:
     group: str | None  # as the log gives it; means something only together with its source
     near_group: str | None
     given_split: Split | None
+    light: str = "normal"  # dark, normal or bright
     copies: tuple[tuple[str, str], ...] = ()  # (source, group) of files with the same bytes that were found elsewhere
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,12 +47,12 @@ def plan_split(
         for component in links.components
         if component[0] not in unit_side and any(image_id in labels for unit in component for image_id in links.units[unit])
     }
-    source_of = {item.image_id: item.source for item in items}
+    by_id = {item.image_id: item for item in items}
     members = {name: [image_id for unit in component for image_id in links.units[unit]] for name, component in new.items()}
     ids_of_side = {side: [i for unit, at in unit_side.items() if at == side for i in links.units[unit]] for side in LABELED_SPLITS}
     dealt = deal(
-        {name: _load(ids, labels, source_of) for name, ids in members.items()},
-        {side: _load(ids, labels, source_of) for side, ids in ids_of_side.items()},
+        {name: _load(ids, labels, by_id) for name, ids in members.items()},
+        {side: _load(ids, labels, by_id) for side, ids in ids_of_side.items()},
         classes,
         fractions,
         seed,
@@ -72,21 +72,29 @@ def plan_split(
 
 
 def _with_new_lines(history: Mapping[str, Assignment], links: Links, side_of: Mapping[str, Split]) -> dict[str, Assignment]:
+    """A component is named by the earliest name of its images on that side; one that holds images of two sides goes on under two names."""
     result = dict(history)
     for component in links.components:
         ids = [image_id for unit in component for image_id in links.units[unit]]
-        name = min((history[image_id].component for image_id in ids if image_id in history), default=min(ids))
+        old: dict[Split, list[str]] = defaultdict(list)
+        new: dict[Split, list[str]] = defaultdict(list)
         for image_id in ids:
-            if image_id in side_of and image_id not in history:
-                result[image_id] = Assignment(image_id, side_of[image_id], name)
+            if image_id in history:
+                old[history[image_id].split].append(history[image_id].component)
+            elif image_id in side_of:
+                new[side_of[image_id]].append(image_id)
+        for side, members in new.items():
+            name = min(old[side] or members)
+            result |= {image_id: Assignment(image_id, side, name) for image_id in members}
     return result
 
 
-def _load(ids: Sequence[str], labels: Mapping[str, Annotation], source_of: Mapping[str, str]) -> Load:
+def _load(ids: Sequence[str], labels: Mapping[str, Annotation], by_id: Mapping[str, Item]) -> Load:
     found = [labels[image_id] for image_id in ids if image_id in labels]
     return Load(
         images=len(found),
         empty=sum(item.state == "verified_empty" for item in found),
         boxes=Counter(box.class_name for item in found for box in item.boxes),
-        sources=Counter(source_of[item.image_id] for item in found),
+        sources=Counter(by_id[item.image_id].source for item in found),
+        lights=Counter(by_id[item.image_id].light for item in found),
     )

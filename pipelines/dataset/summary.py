@@ -9,33 +9,39 @@ from typing import Any
 import numpy as np
 
 from pipelines.core.contract import class_hash
-from pipelines.core.errors import MAX_LISTED
+from pipelines.core.errors import MAX_LISTED, listed
+from pipelines.core.slices import SliceLimits
 from pipelines.core.types import LABELED_SPLITS, Sample, Split
 from pipelines.dataset.build import REASON_CROSS, REASON_SIZE, Dataset
+from pipelines.dataset.leaks import Lookalikes
+from pipelines.dataset.rounds import BOX_SIDE_EDGES_PX
 
-BOX_SIDE_EDGES_PX = (0, 8, 16, 32, 64, 96, 128, 256)  # square root of the area; the last bin is open
+LIGHTS = ("dark", "normal", "bright")
 MIN_TEST_BOXES = 20  # with fewer, a class's AP moves by several points with a single box
 MIN_SIDE_SHARE = 0.5  # a side with less than this part of its wanted images is warned of
 
 
-def dataset_card(dataset: Dataset, classes: Sequence[str]) -> dict[str, Any]:
-    """What the dataset folder says of itself."""
+def dataset_card(dataset: Dataset, classes: Sequence[str], limits: SliceLimits, drift: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the dataset folder says of itself; `drift` is how it differs from the last round, None in the first one."""
     return {
         "classes": list(classes),
         "class_hash": class_hash(classes),
-        "splits": {split: _counts(samples, classes) for split, samples in dataset.splits.items()},
+        "splits": {split: _counts(samples, classes, limits) for split, samples in dataset.splits.items()},
         "box_sizes": {split: _box_sizes(dataset.splits[split], classes) for split in LABELED_SPLITS},
         "box_side_edges_px": list(BOX_SIDE_EDGES_PX),
         "dropped": {reason: len(origins) for reason, origins in dataset.dropped.items()},
+        "drift": drift,
     }
 
 
-def dataset_metrics(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float]) -> dict[str, Any]:
-    """The stage's metrics: what is where, and by name what was left out."""
+def dataset_metrics(
+    dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float], limits: SliceLimits, explained: Sequence[Lookalikes]
+) -> dict[str, Any]:
+    """The stage's metrics: what is where, and by name what was left out; `explained` are the images that those left out look like."""
     labeled = sum(len(dataset.splits[split]) for split in LABELED_SPLITS)
     return {
         "class_hash": class_hash(classes),
-        "splits": {split: _counts(samples, classes) for split, samples in dataset.splits.items()},
+        "splits": {split: _counts(samples, classes, limits) for split, samples in dataset.splits.items()},
         "fractions": {
             split: {"wanted": fractions[split], "reached": len(dataset.splits[split]) / labeled if labeled else 0.0} for split in LABELED_SPLITS
         },
@@ -53,13 +59,14 @@ def dataset_metrics(dataset: Dataset, classes: Sequence[str], fractions: Mapping
         ],
         "annotations_without_image": _listing(dataset.orphans),
         "given_split_overruled": _listing(dataset.plan.overruled),
-        "given_split_twice": _listing(dataset.given_twice),
+        "left_out": _left_out(dataset, explained),
         "warnings": _warnings(dataset, classes, fractions),
     }
 
 
-def _counts(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+def _counts(samples: Sequence[Sample], classes: Sequence[str], limits: SliceLimits) -> dict[str, Any]:
     boxes = Counter(box.class_name for sample in samples for box in sample.boxes)
+    lights = Counter(limits.brightness(sample.brightness) for sample in samples)
     images = Counter(name for sample in samples for name in {box.class_name for box in sample.boxes})
     return {
         "images": len(samples),
@@ -68,6 +75,7 @@ def _counts(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]
         "states": dict(sorted(Counter(sample.state or "none" for sample in samples).items())),
         "boxes_by_class": {name: boxes[name] for name in classes},
         "images_by_class": {name: images[name] for name in classes},
+        "images_by_brightness": {light: lights[light] for light in LIGHTS},
         "images_by_source": dict(sorted(Counter(sample.source for sample in samples).items())),
     }
 
@@ -104,9 +112,21 @@ def _warnings(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split
         found.append(
             f"{len(dataset.dropped[REASON_CROSS])} images left the dataset because their near-duplicate stands on a higher side of the split"
         )
+    if dataset.unknown_left_out:
+        found.append(f"dataset.leave_out names files that are not in the inbox: {listed(dataset.unknown_left_out)}")
     if dataset.plan.overruled:
         found.append(f"{len(dataset.plan.overruled)} images stay on the side that they were assigned earlier, against their given split")
     return found
+
+
+def _left_out(dataset: Dataset, explained: Sequence[Lookalikes]) -> list[dict[str, Any]]:
+    """Each image that params.yaml leaves out, with the images of the dataset that show the same scene."""
+    like: dict[str, list[dict[str, str]]] = {image_id: [] for image_id in dataset.left_out}
+    for pair in explained:
+        for one, other in ((pair.a, pair.b), (pair.b, pair.a)):
+            if one.image_id in like:
+                like[one.image_id].append({"origin": other.origin, "split": other.side})
+    return [{"origin": dataset.items[image_id].origin, "like": rows} for image_id, rows in like.items()]
 
 
 def _listing(names: Sequence[str]) -> dict[str, Any]:

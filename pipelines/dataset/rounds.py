@@ -1,0 +1,93 @@
+"""What the dataset was like in each round, and how far it drifted since the last one. A dataset that differs from the one before is a new line.
+
+The lines are in git (data/splits/rounds.jsonl), since DVC removes the outputs of a stage before it runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.core.io import canonical_json, read_jsonl, sha256_bytes
+from pipelines.core.types import LABELED_SPLITS, Sample, Split
+
+BOX_SIDE_EDGES_PX = (0, 8, 16, 32, 64, 96, 128, 256)  # square root of the area; the last bin is open
+BRIGHTNESS_STEP = 32  # grey levels
+Counts = dict[str, int]
+
+
+def profile(splits: Mapping[Split, Sequence[Sample]]) -> dict[str, Any]:
+    """What a round is compared by: images of each side, and over all three boxes by class and size, images by source, brightness and state."""
+    samples = [sample for split in LABELED_SPLITS for sample in splits[split]]
+    boxes = [box for sample in samples for box in sample.boxes]
+    corners = np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
+    sides = np.sqrt(np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1))
+    bins = np.digitize(sides, BOX_SIDE_EDGES_PX[1:])
+    return {
+        "images": {split: len(splits[split]) for split in LABELED_SPLITS},
+        "boxes_by_class": _counts(box.class_name for box in boxes),
+        "boxes_by_side_px": _counts(str(BOX_SIDE_EDGES_PX[index]) for index in bins.tolist()),
+        "images_by_source": _counts(sample.source for sample in samples),
+        "images_by_brightness": _counts(str(int(sample.brightness // BRIGHTNESS_STEP) * BRIGHTNESS_STEP) for sample in samples),
+        "images_by_state": _counts(str(sample.state) for sample in samples),
+    }
+
+
+def with_round(lines: Sequence[Mapping[str, Any]], dataset_hash: str, now: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The lines with this round's at the end; the same dataset again is no new round."""
+    line = {"round": len(lines) + 1, "dataset": dataset_hash, **now}
+    if lines and lines[-1]["dataset"] == dataset_hash:
+        return [*lines[:-1], {**line, "round": len(lines)}]
+    return [*lines, line]
+
+
+def drift(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How the last round differs from the one before it; None in the first round.
+
+    `moved` is the total variation distance, from 0 (the same shares) to 1 (nothing in common): the part of all boxes, or images, that would have to
+    be others.
+    """
+    if len(lines) < 2:
+        return None
+    before, now = lines[-2], lines[-1]
+    kinds = [key for key in now if isinstance(now[key], dict) and key != "images"]
+    return {
+        "since_round": before["round"],
+        "images": {split: {"before": before["images"].get(split, 0), "now": now["images"][split]} for split in now["images"]},
+        **{
+            kind: {
+                "moved": total_variation(before.get(kind, {}), now[kind]),
+                "before": before.get(kind, {}),
+                "now": now[kind],
+                "appeared": sorted(set(now[kind]) - set(before.get(kind, {}))),
+                "disappeared": sorted(set(before.get(kind, {})) - set(now[kind])),
+            }
+            for kind in kinds
+        },
+    }
+
+
+def total_variation(before: Mapping[str, int], now: Mapping[str, int]) -> float:
+    """Half the sum of the differences of shares; 0 where either is empty."""
+    total_before, total_now = sum(before.values()), sum(now.values())
+    if not total_before or not total_now:
+        return 0.0
+    return sum(abs(before.get(key, 0) / total_before - now.get(key, 0) / total_now) for key in {*before, *now}) / 2
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """The lines of earlier rounds; none where the file does not exist yet."""
+    return read_jsonl(path, "restore it from git, or remove it") if path.exists() else []
+
+
+def dataset_hash(files: Mapping[str, bytes]) -> str:
+    """One hash of the dataset's files."""
+    return sha256_bytes(canonical_json({name: sha256_bytes(content) for name, content in sorted(files.items())}).encode())
+
+
+def _counts(names: Any) -> Counts:
+    return dict(sorted(Counter(names).items()))
