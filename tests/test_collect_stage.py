@@ -26,14 +26,25 @@ PARAMS = "classes: [{name: bolt}]\ncollect: {max_pixels: 1000000}\n"
 
 def command(folder: Path, inbox: Path) -> list[str]:
     (folder / "params.yaml").write_text(PARAMS)
-    paths = {"params": folder / "params.yaml", "inbox": inbox, "raw": folder / "raw", "metrics": folder / "collect.json"}
+    (folder / "fetched").mkdir(exist_ok=True)
+    paths = {
+        "params": folder / "params.yaml",
+        "inbox": inbox,
+        "fetched": folder / "fetched",
+        "raw": folder / "raw",
+        "metrics": folder / "collect.json",
+    }
     return [sys.executable, "-m", "pipelines.stages.collect", *(part for name, path in paths.items() for part in (f"--{name}", str(path)))]
 
 
 def collect(folder: Path, inbox: Path) -> dict[str, Any]:
-    folder.mkdir(exist_ok=True)
+    (folder / "fetched").mkdir(exist_ok=True, parents=True)
     (folder / "params.yaml").write_text(PARAMS)
-    work(argparse.Namespace(params=folder / "params.yaml", inbox=inbox, raw=folder / "raw", metrics=folder / "collect.json"))
+    work(
+        argparse.Namespace(
+            params=folder / "params.yaml", inbox=inbox, fetched=folder / "fetched", raw=folder / "raw", metrics=folder / "collect.json"
+        )
+    )
     metrics: dict[str, Any] = json.loads((folder / "collect.json").read_text())
     return metrics
 

@@ -18,6 +18,7 @@ FEATURES = {
     "pipelines.core": set(),
     "pipelines.formats": set(),
     "pipelines.sample": set(),
+    "pipelines.fetch": set(),
     "pipelines.collect": set(),
     "pipelines.labeling": {"pipelines.formats"},
     "pipelines.dataset": {"pipelines.formats"},
@@ -37,6 +38,7 @@ OWNERS = {
     "dvclive": ("training.",),
     "label_studio_sdk": ("pipelines.labeling.server.client",),
     "httpx": ("pipelines.labeling.server.client", "pipelines.labeling.server.local"),
+    "fsspec": ("pipelines.fetch.stores",),
     "hotcoco": ("pipelines.evaluation.coco",),
     "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx"),
     "openvino": ("export.runners.openvino",),
@@ -51,7 +53,7 @@ OWNERS = {
 # ultralytics reads its settings from the environment when it is imported, so they must be set before that line.
 AT_IMPORT = {"quiet_ultralytics"}
 # What a module may never pull in at import, directly or through our own modules: it would be paid for in every no-op `dvc repro`.
-LIGHT = ("pipelines.cli", "pipelines.stages.label_sync")
+LIGHT = ("pipelines.cli", "pipelines.stages.fetch", "pipelines.stages.label_sync")
 HEAVY = (
     "torch",
     "torchvision",

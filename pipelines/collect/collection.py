@@ -29,6 +29,7 @@ _SEEN_SCHEMA: dict[str, pl.DataType] = {
     "group": pl.String(),
     "captured_at": pl.String(),
     "given_split": pl.String(),
+    "uri": pl.String(),
     "unopened": pl.String(),  # why it was not opened at all
     "bytes": pl.Int64(),
     "modified_ns": pl.Int64(),
@@ -69,7 +70,6 @@ def collect(files: Sequence[InboxFile], raw: Path, thresholds: Thresholds, near_
     table = table.with_columns(
         pl.when(pl.col("reason").is_null()).then(path).alias("path"),
         pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(pl.lit("dropped")).alias("status"),
-        pl.lit(None, pl.String).alias("uri"),
         pl.lit(None, pl.List(pl.String)).alias("predicted_classes"),
         pl.lit(None, pl.Float64).alias("uncertainty"),
     )

@@ -1,7 +1,8 @@
 """What lies in the inbox: every file with the source, group, time and split that the logs beside it give. Opens only the logs.
 
-A folder may hold `log.jsonl` or `log.csv` with columns `file` (relative to that folder) and, as wanted, `source`, `group`, `captured_at`, `split`;
-other columns are ignored and counted. Names that start with a dot are skipped. Links are followed to files inside the inbox only.
+A folder may hold `log.jsonl` or `log.csv` with columns `file` (relative to that folder) and, as wanted, `source`, `group`, `captured_at`,
+`split`, and from `fetch` also `uri` and `refused`; other columns are ignored and counted. Names that start with a dot are skipped. Links are followed
+to files inside the inbox only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipelines.core.io import iter_jsonl
 from pipelines.core.types import LABELED_SPLITS
 
 LOG_NAMES = ("log.csv", "log.jsonl")
-LOG_COLUMNS = ("file", "source", "group", "captured_at", "split")
+LOG_COLUMNS = ("file", "source", "group", "captured_at", "split", "uri", "refused")
 ROOT_SOURCE = "inbox"  # source of files that lie right in the inbox
 
 REASON_SYMLINK_OUTSIDE = "symlink_outside"
@@ -38,6 +39,8 @@ class LogLine:
     group: str | None = None
     captured_at: str | None = None
     split: str | None = None
+    uri: str | None = None
+    refused: str | None = None  # why whoever wrote the log could not bring the file
 
 
 _NO_LINE = LogLine()
@@ -55,6 +58,7 @@ class InboxFile(NamedTuple):
     group: str | None = None
     captured_at: str | None = None
     given_split: str | None = None
+    uri: str | None = None
     refused: str | None = None
     bytes: int = 0
     modified_ns: int = 0
@@ -96,6 +100,8 @@ def read_inbox(inbox: Path) -> Inbox:
             except ValueError as error:
                 problems.append(f"{place}: {error}")
                 continue
+            if line.refused is not None:
+                found.setdefault(target, _Entry(line.refused, None))
             if target not in found or _is_log(target, found[target]):
                 missing.append(f"{place}: {origin_of(target)}")
             elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to
@@ -107,6 +113,19 @@ def read_inbox(inbox: Path) -> Inbox:
     root = str(inbox)
     files = [_inbox_file(root, name, entry, claims[name][0] if name in claims else _NO_LINE) for name, entry in found.items()]
     return Inbox(tuple(sorted(files)), tuple(missing), dict(sorted(ignored.items())))
+
+
+def both(inbox: Inbox, fetched: Inbox) -> Inbox:
+    """The files of the inbox and those of the sources in one.
+
+    Raises:
+        DataError: a source has the name of a folder in the inbox.
+    """
+    twice = sorted({file.origin for file in inbox.files} & {file.origin for file in fetched.files})
+    if twice:
+        raise DataError(f"{listed(twice)}: in the inbox and from a source of collect.sources as well; give the source another name")
+    ignored = Counter(inbox.ignored_columns) + Counter(fetched.ignored_columns)
+    return Inbox(tuple(sorted(inbox.files + fetched.files)), inbox.missing + fetched.missing, dict(sorted(ignored.items())))
 
 
 def origin_of(name: str) -> str:
@@ -165,7 +184,7 @@ def _inbox_file(root: str, name: str, entry: _Entry, line: LogLine) -> InboxFile
     source = line.source or (first if slash else ROOT_SOURCE)
     stat = entry.stat
     stamp = (0, 0, 0, 0) if stat is None else (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return InboxFile(origin, f"{root}/{name}", source, line.group, line.captured_at, line.split, entry.refused, *stamp)
+    return InboxFile(origin, f"{root}/{name}", source, line.group, line.captured_at, line.split, line.uri, entry.refused, *stamp)
 
 
 def _log_rows(path: Path, name: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
@@ -193,7 +212,7 @@ def _parsed(row: Mapping[Any, Any], folder: PurePosixPath) -> tuple[str, LogLine
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"file {file!r} must be a path below the log's folder, without `..`")
-    source, group, captured_at, split = (_text(row, key) for key in LOG_COLUMNS[1:])
+    source, group, captured_at, split, uri, refused = (_text(row, key) for key in LOG_COLUMNS[1:])
     if split is not None and split not in LABELED_SPLITS:
         raise ValueError(f"split {split!r} is not one of {list(LABELED_SPLITS)}")
     if captured_at is not None:
@@ -201,7 +220,7 @@ def _parsed(row: Mapping[Any, Any], folder: PurePosixPath) -> tuple[str, LogLine
             datetime.fromisoformat(captured_at)
         except ValueError as error:
             raise ValueError(f"captured_at {captured_at!r} is not an ISO 8601 time") from error
-    return str(folder / path), LogLine(source, group, captured_at, split)
+    return str(folder / path), LogLine(source, group, captured_at, split, uri, refused)
 
 
 def _text(row: Mapping[Any, Any], key: str) -> str | None:

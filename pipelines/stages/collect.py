@@ -6,7 +6,7 @@ import argparse
 
 from pipelines.collect.collection import collect
 from pipelines.collect.fates import Thresholds
-from pipelines.collect.inbox import read_inbox
+from pipelines.collect.inbox import both, read_inbox
 from pipelines.collect.summary import collection_metrics
 from pipelines.core.cli import stage_main
 from pipelines.core.errors import MissingInputError
@@ -20,9 +20,9 @@ _FILL = "run `detloop sample` or `detloop import`, or put images there"
 def work(args: argparse.Namespace) -> None:
     """Images first, manifest after them, metrics last: killed anywhere, the next run ends in the same state."""
     params = load_params(args.params).collect
-    inbox = read_inbox(require_folder(args.inbox, _FILL))
+    inbox = both(read_inbox(require_folder(args.inbox, _FILL)), read_inbox(require_folder(args.fetched, "run `dvc repro fetch`")))
     if not inbox.files:
-        raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}")
+        raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
     thresholds = Thresholds(params.min_side_px, params.max_pixels, params.min_brightness, params.max_brightness, params.min_sharpness)
     collection = collect(inbox.files, args.raw, thresholds, params.near_radius_bits, params.near_max_difference)
     write_manifest(args.raw / "manifest.parquet", collection.table)
@@ -39,6 +39,7 @@ if __name__ == "__main__":
         {
             "params": "params.yaml",
             "inbox": "folder of folders with images and logs",
+            "fetched": "folder that the stage fetch fills",
             "raw": "folder for images/ and manifest.parquet",
             "metrics": "metrics file to write",
         },

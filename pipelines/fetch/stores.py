@@ -1,0 +1,69 @@
+"""Object stores and other file systems that fsspec knows (s3://, gs://, az://, sftp://, memory://). Owner of fsspec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import MissingInputError, MissingPartError, ParamsError
+from pipelines.fetch.http import Limits
+from pipelines.fetch.wanted import REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name
+
+_NOT_HERE = ("http", "https", "ftp", "file", "local")  # the web goes through `http`, with its limits; files are a source of their own
+
+
+class Store:
+    """One file system, opened for the addresses of one scheme."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self.scheme = url.partition("://")[0]
+        if self.scheme in _NOT_HERE:
+            raise ParamsError(f"collect.sources: {url} is no object store: use a source of type `urls` or `files`")
+        import fsspec
+
+        try:
+            self._fs: Any = fsspec.filesystem(self.scheme, **options)
+        except (ImportError, ValueError) as error:
+            raise MissingPartError(
+                f'collect.sources: {url}: fsspec cannot open {self.scheme}:// here ({error}): `pip install "detloop[cloud]"`'
+            ) from error
+
+    def listing(self, url: str) -> list[tuple[Wanted, str]]:
+        """Every object below `url` (a prefix or a glob), sorted, with a version that changes when its content does.
+
+        Raises:
+            MissingInputError: the store does not answer, or nothing is there.
+        """
+        try:
+            found = self._fs.glob(url, detail=True) if any(sign in url for sign in "*?[") else self._fs.find(url, detail=True)
+        except Exception as error:
+            raise MissingInputError(
+                f"collect.sources: {url} cannot be listed ({type(error).__name__}: {error}): check address and credentials"
+            ) from error
+        objects = [(key, info) for key, info in sorted(found.items()) if info.get("type") != "directory"]
+        if not objects:
+            raise MissingInputError(f"collect.sources: nothing lies at {url}: correct the address")
+        return [(Wanted(f"{self.scheme}://{key.lstrip('/')}", address_name(key)), _version(info)) for key, info in objects]
+
+    def get(self, uri: str, target: Path, limits: Limits) -> None:
+        """Fetch one object to `target`.
+
+        Raises:
+            FetchRefusedError: not there, or too large.
+        """
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            if int(self._fs.info(uri).get("size") or 0) > limits.max_bytes:
+                raise FetchRefusedError(REASON_TOO_MANY_BYTES)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(uri, str(temporary))
+        except FetchRefusedError:
+            raise
+        except Exception as error:
+            temporary.unlink(missing_ok=True)
+            raise FetchRefusedError(REASON_UNREACHABLE) from error
+        temporary.replace(target)
+
+
+def _version(info: dict[str, Any]) -> str:
+    return str(next((info[key] for key in ("ETag", "etag", "md5", "crc32c") if info.get(key)), (info.get("size"), str(info.get("created")))))
