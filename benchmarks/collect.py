@@ -78,7 +78,7 @@ def collect_s(inbox: Path, folder: Path) -> float:
 
 def again_s(inbox: Path, folder: Path) -> float:
     """Seconds of the collect stage as the folder stands."""
-    paths = {"params": "params.yaml", "fetched": "fetched", "raw": "raw", "metrics": "collect.json"}
+    paths = {"params": "params.yaml", "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
     start = time.perf_counter()
     work(argparse.Namespace(inbox=inbox, **{name: folder / path for name, path in paths.items()}))
     return time.perf_counter() - start

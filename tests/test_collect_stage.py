@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from pipelines.core.records import read_manifest
-from pipelines.stages.collect import work
+from tests.collect_runs import ROOT, collect, command, kill_at_random_moments, snapshot
 from tests.images import bad_files, jpeg, odd_but_good
-
-ROOT = Path(__file__).resolve().parents[1]
-PARAMS = "classes: [{name: bolt}]\ncollect: {max_pixels: 1000000}\n"
-
-
-def command(folder: Path, inbox: Path) -> list[str]:
-    (folder / "params.yaml").write_text(PARAMS)
-    (folder / "fetched").mkdir(exist_ok=True)
-    paths = {
-        "params": folder / "params.yaml",
-        "inbox": inbox,
-        "fetched": folder / "fetched",
-        "raw": folder / "raw",
-        "metrics": folder / "collect.json",
-    }
-    return [sys.executable, "-m", "pipelines.stages.collect", *(part for name, path in paths.items() for part in (f"--{name}", str(path)))]
-
-
-def collect(folder: Path, inbox: Path) -> dict[str, Any]:
-    (folder / "fetched").mkdir(exist_ok=True, parents=True)
-    (folder / "params.yaml").write_text(PARAMS)
-    work(
-        argparse.Namespace(
-            params=folder / "params.yaml", inbox=inbox, fetched=folder / "fetched", raw=folder / "raw", metrics=folder / "collect.json"
-        )
-    )
-    metrics: dict[str, Any] = json.loads((folder / "collect.json").read_text())
-    return metrics
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    """Hash of every file that the stage made; the measurements it keeps for itself are no output."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith((".cache-", ".collect.json.")) for part in path.parts)
-    ]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture
@@ -127,10 +85,10 @@ def test_later_runs_add_remove_and_judge_anew_as_a_first_run_would(tmp_path: Pat
 def test_measurements_of_an_earlier_run_change_nothing(tmp_path: Path, inbox: Path) -> None:
     collect(tmp_path / "out", inbox)
     before = snapshot(tmp_path / "out")
-    names = {path.name.partition("-")[0] for path in (tmp_path / "out/raw").glob(".cache-*/*")}
+    names = {path.name.partition("-")[0] for path in (tmp_path / "out/work").glob("*/*")}
     assert names == {"files.parquet", "measured", "near", "thumbnails.bin"}
     for name in sorted(names):
-        next((tmp_path / "out/raw").glob(f".cache-*/{name}*")).write_bytes(b"broken")
+        next((tmp_path / "out/work").glob(f"*/{name}*")).write_bytes(b"broken")
         collect(tmp_path / "out", inbox)
         assert snapshot(tmp_path / "out") == before
     victim = next((tmp_path / "out/raw/images").rglob("*.jpg"))
@@ -140,21 +98,14 @@ def test_measurements_of_an_earlier_run_change_nothing(tmp_path: Path, inbox: Pa
 
 
 def test_killed_anywhere_a_rerun_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    """`python -m tests.collect_runs` does the same with 5,000 images and 20 kills."""
     inbox = tmp_path / "inbox"
     inbox.mkdir()
-    for number in range(300):
+    for number in range(600):
         (inbox / f"{number:03d}.jpg").write_bytes(jpeg(number, (320, 240)))
-    collect(tmp_path / "whole", inbox)
-    out = tmp_path / "out"
-    out.mkdir()
-    for wanted in (1, 150, 295):
-        process = subprocess.Popen(command(out, inbox), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and sum(1 for _ in out.glob("raw/images/*/*.jpg")) < wanted:
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    collect(out, inbox)
-    assert snapshot(out) == snapshot(tmp_path / "whole")
+    found = kill_at_random_moments(tmp_path, inbox, kills=8, seed=0)
+    assert found.differing == []
+    assert len(set(found.images_when_killed)) > 2, found  # they were different moments
 
 
 def test_two_inboxes_with_the_same_content_give_the_same_bytes(tmp_path: Path, inbox: Path) -> None:

@@ -310,7 +310,7 @@ def test_the_shared_clip(tmp_path: Path, shared: Path) -> None:
     fetch(tmp_path, source)
     assert content_of(tmp_path / "fetched") == before
     (tmp_path / "inbox").mkdir()
-    places = {"params": "params.yaml", "inbox": "inbox", "fetched": "fetched", "raw": "raw", "metrics": "collect.json"}
+    places = {"params": "params.yaml", "inbox": "inbox", "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
     collect_work(argparse.Namespace(**{name: tmp_path / path for name, path in places.items()}))
     metrics = json.loads((tmp_path / "collect.json").read_text())
     assert metrics["seen"] == len(rows)

@@ -92,7 +92,7 @@ def test_a_second_repro_runs_nothing_but_the_label_check(round_one: Workspace) -
     done = round_one.run("dvc", "repro")
     assert done.status == 0, done.stderr
     ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
-    assert ran == ["Running stage 'label_sync':"]
+    assert ran == ["Running stage 'fetch':", "Running stage 'label_sync':"]
     assert round_one.hashes() == before
 
 
@@ -233,6 +233,7 @@ def test_a_params_typo_stops_every_stage_with_the_key(round_one: Workspace, tmp_
     ("name", "missing"),
     [
         ("collect", "data/inbox"),
+        ("collect", "data/fetched"),
         ("label_sync", "data/raw/manifest.parquet"),
         ("dataset", "data/labels/annotations.jsonl"),
         ("train", "data/dataset"),

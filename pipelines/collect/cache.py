@@ -29,7 +29,7 @@ from pipelines.core.errors import DetloopError
 from pipelines.core.io import sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
-_PREFIX = ".cache-"
+_PREFIX = "measured-"
 _MAX_SEGMENTS = 64
 _THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX
 
@@ -57,10 +57,10 @@ _NEAR_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "cluster": pl.S
 
 
 class Cache:
-    """The cache of one data/raw folder. `files` and `measured` are tables; both are empty where there is no readable cache."""
+    """The cache in a work folder. `files` and `measured` are tables; both are empty where there is no readable cache."""
 
-    def __init__(self, raw: Path) -> None:
-        self._folder = raw / f"{_PREFIX}{_code_key(containers, measure)}"
+    def __init__(self, work: Path) -> None:
+        self._folder = work / f"{_PREFIX}{_code_key(containers, measure)}"
         self.files = pl.DataFrame(schema=FILES_SCHEMA)
         self.measured = pl.DataFrame(schema=MEASURED_SCHEMA)
         self._segments = 0
@@ -68,9 +68,9 @@ class Cache:
             self._load()
         except (DetloopError, OSError):
             shutil.rmtree(self._folder, ignore_errors=True)
-        for other in [*raw.glob(f"{_PREFIX}*"), *raw.glob(".measured-*.parquet")]:
+        for other in work.glob(f"{_PREFIX}*"):
             if other != self._folder:
-                shutil.rmtree(other) if other.is_dir() else other.unlink()
+                shutil.rmtree(other)
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def _load(self) -> None:

@@ -52,10 +52,12 @@ class Collection:
         return self.store.keep_only(set(self.table["path"].drop_nulls()))
 
 
-def collect(files: Sequence[InboxFile], raw: Path, thresholds: Thresholds, near_radius_bits: int, near_max_difference: float) -> Collection:
+def collect(
+    files: Sequence[InboxFile], raw: Path, work: Path, thresholds: Thresholds, near_radius_bits: int, near_max_difference: float
+) -> Collection:
     """Look at what is new and decide over all. Kept images lie below `raw` when it returns; those that are no longer kept still do."""
     started_ns = time.time_ns()
-    cache, store = Cache(raw), ImageStore(raw)
+    cache, store = Cache(work), ImageStore(raw)
     seen = pl.DataFrame(list(zip(*files, strict=True)), schema=_SEEN_SCHEMA) if files else pl.DataFrame(schema=_SEEN_SCHEMA)
     table = _look_at_new(seen, cache, store, thresholds.max_pixels)
     old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS

@@ -24,7 +24,7 @@ def work(args: argparse.Namespace) -> None:
     if not inbox.files:
         raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
     thresholds = Thresholds(params.min_side_px, params.max_pixels, params.min_brightness, params.max_brightness, params.min_sharpness)
-    collection = collect(inbox.files, args.raw, thresholds, params.near_radius_bits, params.near_max_difference)
+    collection = collect(inbox.files, args.raw, args.work, thresholds, params.near_radius_bits, params.near_max_difference)
     write_manifest(args.raw / "manifest.parquet", collection.table)
     collection.remove_strays()
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
@@ -41,6 +41,7 @@ if __name__ == "__main__":
             "inbox": "folder of folders with images and logs",
             "fetched": "folder that the stage fetch fills",
             "raw": "folder for images/ and manifest.parquet",
+            "work": "folder for what the next run may use again",
             "metrics": "metrics file to write",
         },
     )
