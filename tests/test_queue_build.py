@@ -97,16 +97,18 @@ def test_complaints_come_first_and_once(project: Path, capsys: pytest.CaptureFix
 def test_suspects_and_tracks_join_the_list(project: Path) -> None:
     train, pool = split_of("train"), split_of("pool")
     suspect = {"image_id": train[3], "image": "images/x.jpg", "split": "train", "kind": "swapped", "score": 3.5, "why": "labeled a, found to be b"}
+    suspect |= {"class": "a", "suggested_class": "b"}
+    missing = suspect | {"kind": "missing", "score": 1.0, "why": "b without label"}
     track = {"image_id": pool[2], "image": "images/y.jpg", "split": "pool", "kind": "gap", "why": "a is there before and after"}
-    write_jsonl(Path("data/suspects/labels.jsonl"), [suspect, suspect | {"kind": "missing", "score": 1.0, "why": "b without label"}])
+    write_jsonl(Path("data/suspects/labels.jsonl"), [suspect, missing, missing])
     write_jsonl(Path("data/suspects/tracks.jsonl"), [track, track])
     assert main(["queue", "build", "--budget", "20"]) == 0
     built = {row["image_id"]: row for row in rows("proposal.jsonl")}
     first = built[train[3]]
-    assert (first["rank"], first["score"], first["kinds"]) == (1, 4.5, {"label_swapped": 1, "label_missing": 1})
+    assert (first["rank"], first["score"], first["kinds"]) == (1, 5.5, {"label_swapped": 1, "label_missing": 2})
     assert first["actions"] == ["check the label's class", "add the label, or confirm that nothing is there"]
-    assert first["reasons"] == ["labeled a, found to be b", "b without label"]
-    assert built[pool[2]]["score"] == 1.5
+    assert first["reasons"] == ["labeled a, found to be b", "2 times: a b is found where nothing is labeled"]
+    assert built[pool[2]]["score"] == 1.0, "two oddities of half a box each; doubt about the image may be about the same boxes"
     assert built[pool[2]]["kinds"] == {"unsure": 2, "track_gap": 2}
 
 

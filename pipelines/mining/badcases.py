@@ -30,7 +30,7 @@ from pipelines.core.boxes import area
 from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
 from pipelines.core.slices import SliceLimits
 from pipelines.mining.mistakenness import class_mistakenness, location_mistakenness
-from pipelines.mining.tide import BACKGROUND, CLASS, KINDS, LOCATION, Kind, TypedErrors, overlaps, typed_errors
+from pipelines.mining.tide import BACKGROUND, CLASS, KINDS, LOCATION, Kind, Pairs, TypedErrors, overlaps, typed_errors
 from pipelines.mining.worth import Gains, gains
 
 SCORE_DIGITS = 6
@@ -70,11 +70,12 @@ def analyse(
 
     A column `slice` of `images` (a struct) goes into the rows' slice. `hidden`: detections too unsure to count, which still tell of missed labels.
     """
-    errors = typed_errors(truth, found, foreground_iou, background_iou)
+    pairs = overlaps(truth, found)
+    errors = typed_errors(truth, found, foreground_iou, background_iou, pairs)
     cost = gains(truth, found, errors, len(classes))
-    evidence = best_evidence(truth, found, foreground_iou)
+    evidence = _best_evidence(truth, found, foreground_iou, pairs)
     if hidden is not None:
-        evidence = np.maximum(evidence, best_evidence(truth, hidden, foreground_iou))
+        evidence = np.maximum(evidence, _best_evidence(truth, hidden, foreground_iou, overlaps(truth, hidden)))
     return Analysis(errors, cost, _rows(truth, found, errors, cost.each, evidence, classes, images, limits))
 
 
@@ -83,9 +84,9 @@ def counts_of(errors: TypedErrors) -> dict[Kind, int]:
     return {kind: int(count) for kind, count in zip(KINDS, np.bincount(errors.kind, minlength=len(KINDS)), strict=True)}
 
 
-def best_evidence(truth: TruthColumns, found: DetectionColumns, iou: float) -> Floats:
+def _best_evidence(truth: TruthColumns, found: DetectionColumns, iou: float, pairs: Pairs) -> Floats:
     """For each label the best score of a detection of its class that overlaps it by `iou` or more, (labels,); 0 where there is none."""
-    row, label, overlap = overlaps(truth, found)
+    row, label, overlap = pairs
     there = (overlap >= iou) & (found.class_index[row] == truth.class_index[label])
     best = np.zeros(len(truth))
     np.maximum.at(best, label[there], found.score[row[there]])

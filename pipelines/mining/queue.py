@@ -1,13 +1,13 @@
 """The queue of a round: which images people are asked about, why, and what to do. One ranked list out of all that asks; no image is asked twice.
 
 Complaints of the product come first. Then come images with labels (bad cases, suspect labels, oddities of tracks) and images without, at least the
-share `pool_fraction` of them where so many are there. Scores read as "about so many boxes are wrong" wherever an image comes from, and add up.
+share `pool_fraction` of them where so many are there. A score reads as "about so many boxes are wrong", wherever an image comes from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,9 +78,37 @@ def ranked_candidates(ranked: Sequence[Mapping[str, Any]]) -> list[Candidate]:
 
 
 def suspect_candidates(labels: Iterable[Mapping[str, Any]], tracks: Iterable[Mapping[str, Any]]) -> list[Candidate]:
-    """Suspect labels and oddities of tracks, each by itself; see `merged`."""
-    found = [Candidate(row["image_id"], row["image"], row["split"], row["score"], {f"label_{row['kind']}": 1}, (row["why"],)) for row in labels]
-    return found + [Candidate(row["image_id"], row["image"], row["split"], TRACK_SCORE, {f"track_{row['kind']}": 1}, (row["why"],)) for row in tracks]
+    """The images with suspect labels, and those with oddities of tracks, each image once in each of the two."""
+    found = _by_image(labels, lambda row: f"label_{row['kind']}", lambda row: float(row["score"]), _suspicion)
+    return found + _by_image(tracks, lambda row: f"track_{row['kind']}", lambda _: TRACK_SCORE, lambda row: str(row["why"]))
+
+
+def _by_image(
+    rows: Iterable[Mapping[str, Any]],
+    kind: Callable[[Mapping[str, Any]], str],
+    score: Callable[[Mapping[str, Any]], float],
+    reason: Callable[[Any], str],
+) -> list[Candidate]:
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        images.setdefault(row["image_id"], []).append(row)
+    result = []
+    for image_id, members in images.items():
+        reasons = Counter(reason(row) for row in members)
+        told = tuple(text if count == 1 else f"{count} times: {text}" for text, count in reasons.items())
+        total = round(sum(score(row) for row in members), 6)
+        result.append(Candidate(image_id, members[0]["image"], members[0]["split"], total, dict(Counter(kind(row) for row in members)), told))
+    return result
+
+
+def _suspicion(row: Mapping[str, Any]) -> str:
+    own, offered = row["class"], row["suggested_class"]
+    return {
+        "spurious": f"little speaks for a label {own}",
+        "misplaced": f"a {own} is found beside its label",
+        "swapped": f"labeled {own}, found to be {offered}",
+        "missing": f"a {offered} is found where nothing is labeled",
+    }[row["kind"]]
 
 
 def complaint_candidate(image_id: str, path: str, split: str, complaints: Sequence[Complaint]) -> Candidate:
@@ -90,7 +118,7 @@ def complaint_candidate(image_id: str, path: str, split: str, complaints: Sequen
 
 
 def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """One candidate an image: scores and kinds added up, reasons one after the other without repeats; the worst first."""
+    """One candidate an image, the worst first: kinds and reasons of all, the highest score (two lists may mean one box)."""
     found: dict[str, Candidate] = {}
     for item in candidates:
         before = found.get(item.image_id)
@@ -99,7 +127,7 @@ def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
             continue
         found[item.image_id] = replace(
             before,
-            score=round(before.score + item.score, 6),
+            score=max(before.score, item.score),
             kinds=dict(Counter(before.kinds) + Counter(item.kinds)),
             reasons=tuple(dict.fromkeys((*before.reasons, *item.reasons))),
             complaints=(*before.complaints, *item.complaints),

@@ -28,6 +28,7 @@ Kind = Literal["class", "location", "both", "duplicate", "background", "missed"]
 KINDS: tuple[Kind, ...] = ("class", "location", "both", "duplicate", "background", "missed")
 CLASS, LOCATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
 MAX_DETECTIONS = 100  # of a class on an image, in COCO
+Pairs = tuple[Ints, Ints, Floats]  # rows of detections, rows of labels, their IoU
 _BLOCK_PAIRS = 1_000_000  # pairs of boxes that are compared at a time: about 100 MB
 
 
@@ -48,9 +49,11 @@ class TypedErrors:
     matched: Ints
 
 
-def typed_errors(truth: TruthColumns, found: DetectionColumns, foreground_iou: float, background_iou: float) -> TypedErrors:
-    """Type every wrong box."""
-    row, label, iou = overlaps(truth, found)
+def typed_errors(
+    truth: TruthColumns, found: DetectionColumns, foreground_iou: float, background_iou: float, pairs: Pairs | None = None
+) -> TypedErrors:
+    """Type every wrong box. `pairs` are `overlaps(truth, found)`, where the caller has them already."""
+    row, label, iou = overlaps(truth, found) if pairs is None else pairs
     same = truth.class_index[label] == found.class_index[row]
     matched = greedy_match(found, row[same], label[same], iou[same], foreground_iou)
     free = np.ones(len(truth), dtype=bool)
@@ -87,7 +90,7 @@ def typed_errors(truth: TruthColumns, found: DetectionColumns, foreground_iou: f
     )
 
 
-def overlaps(truth: TruthColumns, found: DetectionColumns) -> tuple[Ints, Ints, Floats]:
+def overlaps(truth: TruthColumns, found: DetectionColumns) -> Pairs:
     """Every detection and label of one image that overlap: their rows and their IoU, ordered by detection, then label."""
     parts = list(_overlap_blocks(truth, found))
     row = np.concatenate([np.zeros(0, np.int64), *[part[0] for part in parts]])
@@ -95,7 +98,7 @@ def overlaps(truth: TruthColumns, found: DetectionColumns) -> tuple[Ints, Ints, 
     return row, label, np.concatenate([np.zeros(0), *[part[2] for part in parts]])
 
 
-def _overlap_blocks(truth: TruthColumns, found: DetectionColumns) -> Iterator[tuple[Ints, Ints, Floats]]:
+def _overlap_blocks(truth: TruthColumns, found: DetectionColumns) -> Iterator[Pairs]:
     first = np.searchsorted(truth.image, found.image, side="left")
     count = np.searchsorted(truth.image, found.image, side="right") - first
     total = np.cumsum(count)

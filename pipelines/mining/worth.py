@@ -179,7 +179,7 @@ def _each(truth: TruthColumns, errors: TypedErrors, place: Ints, now: _Detection
 
 def _mean_ap(detections: _Detections, wanted: Ints, boxes: Ints) -> float:
     """Mean over the classes with `boxes` of the AP when `wanted` labels of each are to be found, both (classes,)."""
-    order = np.argsort(detections.class_index, kind="stable")
+    order = np.argsort(detections.class_index.astype(np.min_scalar_type(len(boxes))), kind="stable")  # small integers are sorted in linear time
     ends = np.cumsum(np.bincount(detections.class_index, minlength=len(boxes)))
     parts = np.split(detections.right[order], ends[:-1])
     return float(np.mean([average_precision(parts[index], int(wanted[index])) for index in np.flatnonzero(boxes)]))

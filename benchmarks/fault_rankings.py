@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from planted import Fault
+from planted_faults import Fault
 
 from pipelines.core.boxes import iou_matrix
 from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
