@@ -14,18 +14,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bccd_project import ROOT, project_with_dataset, run, write_params
 from fault_rankings import Ranking, fp_fn_count, judged, mistakenness, objectlab
 from peers import add_peers
 from planted_faults import Fault, plant
-from ruamel.yaml import YAML
 
 from pipelines.core.columns import DetectionColumns, Floats, TruthColumns, detections_from_images, truth_from_images
 from pipelines.core.params import load_params
@@ -33,42 +31,11 @@ from pipelines.core.records import ground_truth, read_detections, read_samples, 
 from pipelines.core.types import Detections
 from pipelines.mining.labelfaults import label_suspects
 
-ROOT = Path(__file__).resolve().parents[1]
-BCCD = ROOT.parent / "shared" / "data" / "bccd"
 RESULT = Path(__file__).parent / "results" / "label_faults.json"
 FRACTION = 0.05
 VAL_EVERY = 4  # validation chooses the best epoch; every fourth val image does that as well
 SHOWN_FROM = 0.25  # what ultralytics shows by default: the FP+FN count starts here
 RESCALED: dict[str, Callable[[Floats], Floats]] = {"x 0.75": lambda score: 0.75 * score, "squared": np.square}
-
-
-def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run a command of the pipeline; its failure ends the benchmark."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run([sys.executable, "-m", *map(str, command)], cwd=cwd, env=environment, check=True, stdout=sys.stderr)
-
-
-def project_with_dataset(work: Path) -> Path:
-    """A project with BCCD imported and split; made once."""
-    project = work / "project"
-    if not (project / "data" / "dataset" / "train.jsonl").is_file():
-        if not BCCD.is_dir():
-            sys.exit(f"needs {BCCD}, which is not here")
-        run("pipelines.cli", "new", project, "--params", ROOT / "examples" / "bccd" / "params.yaml")
-        run("pipelines.cli", "import", BCCD, "--format", "voc", "--name", "bccd", cwd=project)
-        run("dvc", "repro", "--quiet", "dataset", cwd=project)
-    return project
-
-
-def write_params(work: Path, folds: int, epochs: int) -> Path:
-    """BCCD's params with out-of-fold models."""
-    yaml = YAML()
-    values = yaml.load((ROOT / "examples" / "bccd" / "params.yaml").read_text())
-    values["mine"].update({"folds": folds, "fold_epochs": epochs})
-    values["train"]["patience"] = epochs
-    with (work / "params.yaml").open("w") as file:
-        yaml.dump(values, file)
-    return work / "params.yaml"
 
 
 def planted(work: Path, project: Path, params: Path, seed: int) -> tuple[TruthColumns, DetectionColumns, list[str], list[Fault]]:
@@ -113,7 +80,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     add_peers()
     project = project_with_dataset(args.work)
-    params = write_params(args.work, args.folds, args.epochs)
+    changes = {"mine": {"folds": args.folds, "fold_epochs": args.epochs}, "train": {"patience": args.epochs}}
+    params = write_params(args.work / "params.yaml", changes)
     class_count = len(load_params(params).class_names)
     seeds: list[dict[str, Any]] = []
     same = dict.fromkeys(RESCALED, True)

@@ -58,32 +58,28 @@ def select_images(
     there.
     """
     count = min(budget, len(images))
-    wanted = {name: math.ceil(class_quota * count) for name in classes}
-    room = max(1, math.ceil(slice_limit * count))
-    doubt = np.array([image.doubt for image in images])
-    order = _ranks(images)
-    distance = np.ones(len(images)) if not len(known) or not features.shape[1] else 1 - (features @ known.T).max(axis=1)
+    has = np.array([[name in image.classes for name in classes] for image in images], dtype=bool).reshape(len(images), len(classes))
+    wanted = np.full(len(classes), math.ceil(class_quota * count))
+    _, slices = np.unique([image.slice for image in images], return_inverse=True)
+    used, room = np.zeros(len(images), dtype=np.int64), max(1, math.ceil(slice_limit * count))
+    doubt, order = np.array([image.doubt for image in images]), _ranks(images)
+    distance = 1 - (features @ known.T).max(axis=1, initial=0.0) if features.shape[1] else np.ones(len(images))
     left = np.ones(len(images), dtype=bool)
     taken: list[int] = []
-    used: dict[str, int] = {}
-    while len(taken) < count:
-        short = {
-            name for name, number in wanted.items() if number > 0 and any(left[place] and name in image.classes for place, image in enumerate(images))
-        }
-        due = sum(wanted[name] for name in short) >= count - len(taken)
-        open_slices = np.array([used.get(image.slice, 0) < room for image in images])
-        allowed = left & open_slices if (left & open_slices).any() else left
-        if due:
-            helping = allowed & np.array([bool(image.classes & short) for image in images])
+    for remaining in range(count, 0, -1):
+        open_slices = left & (used[slices] < room)
+        allowed = open_slices if open_slices.any() else left
+        short = (wanted > 0) & has[left].any(axis=0)
+        if wanted[short].sum() >= remaining:  # what is left of the budget is owed to the classes
+            helping = allowed & has[:, short].any(axis=1)
             allowed = helping if helping.any() else allowed
         places = np.flatnonzero(allowed)
         utility = doubt[places] * np.maximum(distance[places], 0.0)
         best = int(places[np.lexsort((order[places], -doubt[places], -utility))[0]])
         taken.append(best)
         left[best] = False
-        used[images[best].slice] = used.get(images[best].slice, 0) + 1
-        for name in images[best].classes & set(wanted):
-            wanted[name] -= 1
+        used[slices[best]] += 1
+        wanted -= has[best]
         if features.shape[1]:
             distance = np.minimum(distance, 1 - features @ features[best])
     return taken
