@@ -14,7 +14,7 @@ ENV := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" PYTHONDONTWRITEBYTECODE=1
 LABEL_STUDIO := $(abspath $(LABEL_STUDIO_VENV))/bin/label-studio
 LABEL_STUDIO_STAMP := $(LABEL_STUDIO_VENV)/.detloop-$(shell cksum < constraints-labelstudio.txt | cut -d ' ' -f 1)
 
-.PHONY: setup repro test check bccd labelstudio labelstudio-stop
+.PHONY: setup repro loop test check bccd labelstudio labelstudio-stop
 
 setup: $(STAMP)
 
@@ -38,6 +38,17 @@ labelstudio: setup $(LABEL_STUDIO_STAMP)  ## start a Label Studio on this machin
 
 labelstudio-stop: setup
 	@$(ENV) detloop labels stop
+
+loop: setup  ## two rounds on the sample, half labeled: train, mine, ask, answer from the true labels, retrain, gate, promote; then the report
+	@rm -rf build/loop
+	@$(ENV) detloop new build/loop
+	@cd build/loop && $(subst PYTHONPATH="$(CURDIR)",PYTHONPATH="$(CURDIR)/build/loop",$(ENV)) sh -e -c '\
+		detloop sample --unlabeled 0.5; \
+		echo "== round 1"; dvc repro; detloop promote; \
+		detloop queue accept --budget 100; detloop sample --answer 1; \
+		echo "== round 2"; dvc repro label_sync; detloop suite confirm; dvc repro; \
+		detloop promote || echo "the champion stays"; \
+		echo "== the report of both rounds"; dvc repro; detloop report'
 
 test: setup $(LABEL_STUDIO_STAMP)
 	@$(ENV) LABEL_STUDIO_VENV="$(abspath $(LABEL_STUDIO_VENV))" python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

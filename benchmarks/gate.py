@@ -24,11 +24,21 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.core.records import read_samples, write_samples  # noqa: E402
+from pipelines.core.params import load_params  # noqa: E402
+from pipelines.core.records import ground_truth, read_detections, read_samples, write_samples  # noqa: E402
+from pipelines.core.slices import SliceLimits  # noqa: E402
+from pipelines.core.types import Detections  # noqa: E402
+from pipelines.evaluation.coco import match_tables  # noqa: E402
+from pipelines.evaluation.differences import Resampling, differences, figures, parts_of  # noqa: E402
+from pipelines.evaluation.seeds import Spread, spread_of  # noqa: E402
+from pipelines.evaluation.verdict import SuiteChange, Verdict, decide  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "gate.json"
 SEEDS = range(5)
+COMPARED = (0, 1)  # the other seeds measure the noise
 HALF = "half"
+BOOTSTRAP_SEEDS = range(20)
+BROKEN_SHARE = 0.6  # of a broken class's detections are taken out
 
 
 def run(module: str, params: Path, **paths: Path) -> None:
@@ -84,6 +94,83 @@ def train(work: Path, name: str, dataset: Path, settings: dict[str, Any]) -> flo
     return time.perf_counter() - start
 
 
+class Asked:
+    """The test set with the detections of all models on it."""
+
+    def __init__(self, work: Path) -> None:
+        self.params = load_params(work / "params.yaml")
+        self.classes, values = self.params.class_names, self.params.evaluate
+        self.limits = SliceLimits(values.small_area_px, values.medium_area_px, values.dark_below, values.bright_above)
+        self.samples = sorted(read_samples(work / "dataset" / "test.jsonl"), key=lambda item: item.image_id)
+        self.truth = [ground_truth(item, self.classes) for item in self.samples]
+        self.found = {name: self._read(work / name) for name in (*(f"seed{seed}" for seed in SEEDS), HALF + "0")}
+        self.figures = {name: self._figures(found) for name, found in self.found.items()}
+
+    def _read(self, folder: Path) -> list[Detections]:
+        found = read_detections(folder / "predictions" / "test.parquet", self.classes)
+        return [found.get(item.image_id, Detections.empty()) for item in self.samples]
+
+    def _figures(self, found: list[Detections]) -> dict[str, dict[str, float | None]]:
+        parts = parts_of(self.samples, self.classes, self.limits)
+        once = np.ones((1, len(self.samples)), np.int64)
+        values = figures(parts, match_tables(self.truth, found, len(self.classes)), once)
+        return {name: {metric: None if np.isnan(value[0]) else float(value[0]) for metric, value in part.items()} for name, part in values.items()}
+
+    def broken(self, name: str, class_index: int) -> list[Detections]:
+        """A model's detections without most of those of one class."""
+        rng = np.random.default_rng(0)
+        result = []
+        for item in self.found[name]:
+            keep = (item.class_index != class_index) | (rng.random(len(item)) > BROKEN_SHARE)
+            result.append(Detections(item.xyxy[keep], item.score[keep], item.class_index[keep]))
+        return result
+
+    def verdicts(self, champion: list[Detections], candidate: list[Detections], spread: Spread | None) -> list[Verdict]:
+        """The gate's answers in all bootstrap seeds."""
+        settings = self.params.champion
+        answers = []
+        for seed in BOOTSTRAP_SEEDS:
+            resampling = Resampling(settings.confidence, settings.resamples, seed)
+            found = differences(self.samples, self.truth, champion, candidate, self.classes, self.limits, resampling, spread)
+            change = SuiteChange(0, 0)
+            answers.append(
+                decide(found, settings.metric, settings.tolerance, settings.confidence, change, seeds_measured=spread is not None, same_model=False)
+            )
+        return answers
+
+
+def asked(work: Path) -> dict[str, Any]:
+    """Every question's verdicts, counted, and the share of those that are as wanted."""
+    data = Asked(work)
+    spread = spread_of([data.figures[f"seed{seed}"] for seed in SEEDS if seed not in COMPARED])
+    first, second = (data.found[f"seed{seed}"] for seed in COMPARED)
+    questions = {
+        "itself": (first, first, "inconclusive"),
+        "another_seed": (first, second, "inconclusive"),
+        "another_seed_back": (second, first, "inconclusive"),
+        "twice_the_labels": (data.found[HALF + "0"], first, "promote"),
+        "half_the_labels": (first, data.found[HALF + "0"], "reject"),
+        **{f"broken_{name}": (first, data.broken("seed0", index), "reject") for index, name in enumerate(data.classes)},
+    }
+    result: dict[str, Any] = {}
+    for name, (champion, candidate, wanted) in questions.items():
+        answers = data.verdicts(champion, candidate, spread)
+        as_wanted = [
+            item.word == wanted and (not name.startswith("broken_") or any(f"class {name[7:]} lost" in reason for reason in item.reasons))
+            for item in answers
+        ]
+        words = [item.word for item in answers]
+        result[name] = {
+            "wanted": wanted,
+            "verdicts": {word: words.count(word) for word in sorted(set(words))},
+            "as_wanted": sum(as_wanted) / len(as_wanted),
+            "first_reasons": list(answers[0].reasons),
+        }
+        print(name, result[name], flush=True)
+    test = {name: {metric: part["all"][metric] for metric in ("AP", "AP50")} for name, part in data.figures.items()}
+    return {"test": test, "test_images": len(data.samples), "questions": result}
+
+
 def main() -> None:
     """Train, ask, print one JSON object, write it to results/."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -99,6 +186,20 @@ def main() -> None:
     for name, dataset, seed in [(f"seed{seed}", work / "dataset", seed) for seed in SEEDS] + [(HALF + "0", work / HALF, 0)]:
         seconds = train(work, name, dataset, {**settings, "seed": seed})
         print(f"{name}: {seconds:.0f} s", json.loads((work / name / "train.json").read_text())["val"], flush=True)
+    found = asked(work)
+    train_images = {name: len(read_samples(work / name / "train.jsonl")) for name in ("dataset", HALF)}
+    result = {
+        "images": args.images,
+        "epochs": args.epochs,
+        "imgsz": args.imgsz,
+        "train_images": train_images,
+        "noise_seeds": len(SEEDS) - len(COMPARED),
+        **found,
+        "ratios": {name: part["as_wanted"] for name, part in found["questions"].items()},
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Workspace:
         return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def new_workspace(folder: Path, images: int = 40) -> Workspace:
+def new_workspace(folder: Path, images: int = 40, *sample_options: str) -> Workspace:
     """Make the folder by `detloop new` and fill its inbox with a small sample."""
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text())
@@ -104,7 +104,7 @@ def new_workspace(folder: Path, images: int = 40) -> Workspace:
     made = maker.run(sys.executable, "-m", "pipelines.cli", "new", str(folder), "--params", str(params_path))
     assert made.status == 0, made.stderr
     workspace = Workspace(folder)
-    sample = workspace.detloop("sample", "--images", str(images))
+    sample = workspace.detloop("sample", "--images", str(images), *sample_options)
     assert sample.status == 0, sample.stderr
     return workspace
 

@@ -15,6 +15,7 @@ from pipelines.evaluation.coco import IOU_STEPS, RECALL_POINTS, MatchTable
 
 RECALLS = np.linspace(0.0, 1.0, RECALL_POINTS)
 _CELLS = 4_000_000  # entries of an array that one step may hold
+_DENSE_GAIN = 30  # a matrix product does about this many steps in the time that gathering and adding takes for one
 
 
 def group_weights(groups: Sequence[str], resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -38,18 +39,31 @@ def average_precision(table: MatchTable, weights: NDArray[np.int64]) -> NDArray[
 
 def _average_precision(table: MatchTable, weights: NDArray[np.int64]) -> NDArray[np.float64]:
     labels = (weights @ table.boxes).astype(np.float64)
-    drawn = weights[:, table.image]
-    shown_always = np.cumsum(drawn, axis=1)
     result = np.full((len(weights), IOU_STEPS), np.nan)
     known = labels > 0
     for step in range(IOU_STEPS):
         hits = np.flatnonzero(table.hit[step])
         # only right detections can raise the precision envelope, so the others enter as counts
-        shown = shown_always[:, hits] if table.counted[step].all() else np.cumsum(drawn * table.counted[step], axis=1)[:, hits]
-        right = np.cumsum(drawn[:, hits], axis=1)
-        precision = right / np.maximum(shown, 1)
+        right = np.cumsum(weights[:, table.image[hits]], axis=1)
+        precision = right / np.maximum(_shown(table, step, hits, weights), 1)
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         reached = np.searchsorted(RECALLS, right / np.maximum(labels, 1)[:, None], side="right")
         points = np.diff(reached, axis=1, prepend=0)  # recall points that each right detection is the first to reach
         result[known, step] = ((envelope * points).sum(axis=1) / RECALL_POINTS)[known]
     return result
+
+
+def _shown(table: MatchTable, step: int, hits: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many detections that count stand at or before each of `hits`: (resamples, hits)."""
+    next_hit = np.searchsorted(hits, np.arange(len(table.image)))
+    before = table.counted[step] & (next_hit < len(hits))
+    image, next_hit = table.image[before], next_hit[before]
+    images = weights.shape[1]
+    if images * len(hits) <= _DENSE_GAIN * len(image):
+        counts = np.bincount(image * len(hits) + next_hit, minlength=images * len(hits)).reshape(images, len(hits))
+        result: NDArray[np.float64] = np.cumsum(weights.astype(np.float64) @ counts.astype(np.float64), axis=1)
+        return result
+    shown: NDArray[np.float64] = np.cumsum(weights[:, image], axis=1, dtype=np.float64)[
+        :, np.searchsorted(next_hit, np.arange(len(hits)), side="right") - 1
+    ]
+    return shown

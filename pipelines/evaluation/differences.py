@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +85,20 @@ def parts_of(samples: Sequence[Sample], classes: Sequence[str], limits: SliceLim
 
 def figures(parts: Sequence[Part], tables: Mapping[str, list[MatchTable]], weights: NDArray[np.int64]) -> dict[str, dict[str, Values]]:
     """For each part and metric the value under each row of `weights` (resamples, images): (resamples,), NaN where no label was drawn."""
+
+    @cache
+    def whole(size: str, index: int) -> Values:
+        return average_precision(tables[size][index], weights)
+
     found = {}
     for part in parts:
-        ap = np.stack([average_precision(_within(tables[part.size][index], part.images), weights) for index in part.classes])
+        inside = part.images.all()
+        ap = np.stack(
+            [
+                whole(part.size, index) if inside else average_precision(_within(tables[part.size][index], part.images), weights)
+                for index in part.classes
+            ]
+        )
         known = ~np.isnan(ap[..., 0])
         count = known.sum(axis=0)
         mean = np.where(known[..., None], ap, 0.0).sum(axis=0) / np.maximum(count, 1)[:, None]
@@ -167,8 +179,6 @@ def _seed_noise(parts: Sequence[Part], spread: Spread | None, metric: str, resam
 
 
 def _within(table: MatchTable, images: NDArray[np.bool_]) -> MatchTable:
-    if images.all():
-        return table
     keep = images[table.image]
     return MatchTable(table.image[keep], table.hit[:, keep], table.counted[:, keep], np.where(images, table.boxes, 0))
 

@@ -16,6 +16,7 @@ import numpy as np
 PROJECT, IMPORTER = 4, 3
 ANNOTATORS = (3, 5, 8)
 FIRST_TASK, FIRST_ANNOTATION = 1041, 877
+ROUND_IDS = 100_000  # apart
 IMPORTED_AT = datetime(2025, 3, 13, 7, 42, 10, 318204, tzinfo=UTC)
 ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 MISSING_SHARE, WRONG_SHARE, SHIFTED_SHARE = 0.02, 0.015, 0.004  # of the boxes
@@ -50,12 +51,16 @@ class Drawn:
 
 
 class TeamExport:
-    """Writes tasks one after the other; ids, times and random marks come out of one generator, so the same images give the same export."""
+    """Writes tasks one after the other; ids, times and random marks come out of one generator, so the same images give the same export.
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    The export of a later round has ids of its own and later dates.
+    """
+
+    def __init__(self, rng: np.random.Generator, round_number: int = 0) -> None:
         self._rng = rng
-        self._task, self._annotation, self._draft, self._prediction = FIRST_TASK, FIRST_ANNOTATION, 61, 19
-        self._clock = IMPORTED_AT + timedelta(minutes=35)
+        self._task, self._annotation = FIRST_TASK + ROUND_IDS * round_number, FIRST_ANNOTATION + ROUND_IDS * round_number
+        self._draft, self._prediction = 61, 19
+        self._clock = IMPORTED_AT + timedelta(weeks=round_number, minutes=35)
         self.tasks: list[dict[str, Any]] = []
         self.planted: Planted = {
             kind: []
@@ -162,7 +167,7 @@ class TeamExport:
                 "meta": {},
                 "created_at": _stamp(IMPORTED_AT),
                 "updated_at": annotations[-1]["updated_at"] if annotations else _stamp(IMPORTED_AT),
-                "inner_id": task - FIRST_TASK + 1,
+                "inner_id": len(self.tasks) + 1,
                 "total_annotations": len(submitted),
                 "cancelled_annotations": len(annotations) - len(submitted),
                 "total_predictions": predictions,

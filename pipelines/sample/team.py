@@ -28,9 +28,9 @@ from pipelines.sample.labels import (
 BoxKey = tuple[str, int]  # image_id, position of the box
 
 
-def label(images: Sequence[Labelable], rng: np.random.Generator) -> tuple[list[dict[str, Any]], Planted]:
-    """Label Studio tasks for `images` (in order of time; the newest are not labeled yet), and what was planted, by kind."""
-    roles = _roles(images, rng)
+def label(images: Sequence[Labelable], rng: np.random.Generator, unlabeled: float = POOL_SHARE) -> tuple[list[dict[str, Any]], Planted]:
+    """Label Studio tasks for `images` (in order of time; a share `unlabeled`, the newest, has no label yet), and what was planted, by kind."""
+    roles = _roles(images, rng, unlabeled)
     single = [image for image in images if roles.get(image.image_id, "single") == "single" and image.boxes]
     faults = _faults(single, rng)
     export = TeamExport(rng)
@@ -58,15 +58,15 @@ def label(images: Sequence[Labelable], rng: np.random.Generator) -> tuple[list[d
     return export.tasks, export.planted
 
 
-def _roles(images: Sequence[Labelable], rng: np.random.Generator) -> dict[str, str]:
+def _roles(images: Sequence[Labelable], rng: np.random.Generator, unlabeled: float) -> dict[str, str]:
     """What happens to an image, by image_id, where it is not just labeled by one annotator.
 
     Raises:
         DetloopError: the images do not suffice.
     """
     full = [image for image in images if len(image.boxes) >= 3]
-    pool = max(4, round(POOL_SHARE * len(images)))
-    bare = max(1, round(0.1 * pool))
+    pool = max(4, round(unlabeled * len(images)))
+    bare = max(1, round(0.1 * max(4, round(POOL_SHARE * len(images)))))
     newest = full[-(pool - bare - 2) :]
     roles = {image.image_id: "not_in_export" for image in newest}
     rest = [image for image in full if image.image_id not in roles]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pipelines.core.errors import DataError, DetloopError
 from pipelines.core.io import canonical_json, write_bytes, write_json, write_jsonl, write_text
 from pipelines.sample.files import Folder, Photo, fill, log_row
-from pipelines.sample.labels import Labelable, Planted
+from pipelines.sample.labels import POOL_SHARE, Labelable, Planted
 from pipelines.sample.plan import plan_bursts
 from pipelines.sample.stations import Shot, build_set, shoot
 from pipelines.sample.team import label
@@ -31,22 +31,25 @@ class Written:
     tasks: int
 
 
-def write_sample(inbox: Path, labels: Path, truth: Path, images: int, seed: int, force: bool) -> Written:
+def write_sample(inbox: Path, labels: Path, truth: Path, images: int, seed: int, force: bool, unlabeled: float = POOL_SHARE) -> Written:
     """Write `inbox`/sample, `labels`/sample.json, `truth`/truth.jsonl and `truth`/planted.json; the inbox folder last, in one rename.
 
     The same `images` and `seed` give the same bytes (with the same versions of OpenCV and numpy on the same kind of processor).
 
     Raises:
-        DetloopError: the folder is there already and `force` is not set, `images` is too small to hold every fault, or `seed` is below 0.
+        DetloopError: the folder is there already and `force` is not set, `images` is too small to hold every fault, `seed` is below 0, or `unlabeled`
+            is no share.
     """
     target = inbox / NAME
     if images < MIN_IMAGES:
         raise DetloopError(f"--images {images}: the sample needs at least {MIN_IMAGES} to hold one of everything")
     if seed < 0:
         raise DetloopError(f"--seed {seed}: a seed is a whole number from 0 up")
+    if not 0 < unlabeled < 1:
+        raise DetloopError(f"--unlabeled {unlabeled}: a share of the images is between 0 and 1")
     if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DetloopError(f"{target} is there already and not empty: give --force to write it anew, or another --inbox")
-    folder, tasks, planted = make_sample(images, seed)
+    folder, tasks, planted = make_sample(images, seed, unlabeled)
     building = inbox / f".{NAME}.tmp"
     shutil.rmtree(building, ignore_errors=True)
     try:
@@ -64,7 +67,7 @@ def write_sample(inbox: Path, labels: Path, truth: Path, images: int, seed: int,
     return Written(len(folder.photos), sum(len(photo.boxes) for photo in folder.photos), len(tasks))
 
 
-def make_sample(images: int, seed: int) -> tuple[Folder, list[dict[str, Any]], dict[str, Planted]]:
+def make_sample(images: int, seed: int, unlabeled: float = POOL_SHARE) -> tuple[Folder, list[dict[str, Any]], dict[str, Planted]]:
     """The sample in memory: files, Label Studio tasks, and what was planted in files and in labels."""
     bursts = plan_bursts(images + 1, np.random.default_rng([seed, 0]))  # one more frame: it arrives truncated
     stage = build_set(seed)
@@ -76,7 +79,7 @@ def make_sample(images: int, seed: int) -> tuple[Folder, list[dict[str, Any]], d
         Labelable(photo.image_id, f"{NAME}/{photo.name}", photo.wh, tuple((kind, box) for kind, box, _ in photo.boxes))
         for photo in sorted(folder.photos, key=lambda photo: (photo.captured_at, photo.name))
     ]
-    tasks, planted = label(labelable, np.random.default_rng([seed, 6]))
+    tasks, planted = label(labelable, np.random.default_rng([seed, 6]), unlabeled)
     return folder, tasks, {"files": _in_inbox(folder.planted), "labels": planted}
 
 
