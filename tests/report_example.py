@@ -38,6 +38,7 @@ def write_example(root: Path, classes: tuple[str, ...] = ("bolt", "nut", "washer
     _training(data / "training", epochs=40)
     _evaluation(data, classes, rng)
     _badcases(data, classes, splits, rng)
+    _champion(data, classes)
     _release(data)
     return root
 
@@ -45,8 +46,9 @@ def write_example(root: Path, classes: tuple[str, ...] = ("bolt", "nut", "washer
 def arguments(root: Path) -> list[str]:
     """The stage's options, as dvc.yaml gives them."""
     data = root / "data"
-    names = ("metrics", "training", "evaluation", "badcases", "dataset", "raw", "release", "report")
-    return ["--params", str(root / "params.yaml"), *(text for name in names for text in (f"--{name}", str(data / name)))]
+    names = ("metrics", "training", "evaluation", "badcases", "dataset", "raw", "release", "challenge", "report")
+    paths = {"params": root / "params.yaml", "champion": data / "models" / "champion.json", **{name: data / name for name in names}}
+    return [text for name, path in paths.items() for text in (f"--{name}", str(path))]
 
 
 def _write(path: Path, value: Any) -> None:
@@ -389,6 +391,12 @@ def _badcases(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Sam
                     "class": None if kind == "background" else name,
                     "predicted_class": None if kind == "missed" else other if kind == "class" else name,
                     "score": None if kind == "missed" else 0.7,
+                    "iou": 0.61 if kind == "location" else None,
+                    "truth_box": None if kind == "background" else [10.0, 12.0, 60.0, 70.0],
+                    "box": None if kind == "missed" else [30.0, 20.0, 90.0, 80.0],
+                    "slice": {"source": sample.source, "brightness": "normal", "size": "medium"},
+                    "rank_score": round(0.9 - 0.05 * position, 3),
+                    "ap50_gain": 0.002,
                 }
             )
         row = {
@@ -421,6 +429,80 @@ def _badcases(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Sam
             "gallery_images": len(index),
         },
     )
+
+
+def _champion(data: Path, classes: tuple[str, ...]) -> None:
+    """Two champions, a candidate that gained, and a suite of four items."""
+
+    def part(change: float, boxes: int, judged: bool = True) -> dict[str, Any]:
+        low, high = (change - 0.03, change + 0.03) if judged else (None, None)
+        return {
+            "champion": {"AP": 0.45, "AP50": 0.7},
+            "candidate": {"AP": 0.45 + change, "AP50": 0.7 + change},
+            "change": {"AP": change, "AP50": change},
+            "low": {"AP": low, "AP50": low},
+            "high": {"AP": high, "AP50": high},
+            "boxes": boxes,
+            "groups": 20 if judged else 4,
+            "judged": judged,
+        }
+
+    suite = {"items": 4, "fixed": 2, "still_bad": 1, "regressed": 1, "not_judged": 0, "newly_fixed": 1, "newly_broken": 1}
+    _write(
+        data / "metrics" / "challenge.json",
+        {
+            "champion": 2,
+            "model_sha256": "3" * 64,
+            "same_model": False,
+            "metric": "AP",
+            "confidence": 0.95,
+            "tolerance": 0.01,
+            "seeds": 3,
+            "suite": suite,
+            "verdict": "promote",
+            "reasons": ["the whole test set gained +7.1 points of AP (+4.1 to +10.1), and no class or slice lost beyond the noise"],
+            "notes": ["too few groups of images (fewer than 10) to judge brightness=dark"],
+            "all": part(0.071, 171),
+            "classes": {name: part(0.02 * index, 57) for index, name in enumerate(classes)},
+            "slices": {"brightness=dark": part(-0.01, 33, judged=False), "source=cam1": part(0.05, 70)},
+            "forgetting": {"old_classes": list(classes[:2]), "mean_lost_AP50": 0.013},
+        },
+    )
+    champions = [
+        {
+            "number": number,
+            "model_sha256": str(number) * 64,
+            "classes": list(classes),
+            "thresholds": dict.fromkeys(classes, 0.3),
+            "test": {"AP": 0.31 + 0.14 * number, "AP50": 0.5 + 0.1 * number, "images": 48, "boxes": 171, "per_class": {}},
+            "train": {"images": 60 * number, "boxes": 190 * number},
+            "suite": {"fixed": number - 1, "still_bad": 3 - number, "regressed": 0, "not_judged": 0},
+            "verdict": "first" if number == 1 else "promote",
+            "reasons": ["there is no champion yet"],
+        }
+        for number in (1, 2)
+    ]
+    _write(data / "models" / "champion.json", {"champion": 2, "champions": champions, "seed_noise": []})
+    states = ("fixed", "fixed", "still_bad", "regressed")
+    box = [20.0, 20.0, 60.0, 60.0]
+    items = [
+        {
+            "id": f"{number:08x}" * 2,
+            "image_id": "a" * 64,
+            "kind": KINDS[number],
+            "class_name": classes[0],
+            "predicted_class": classes[1],
+            "truth_box": box,
+            "wrong_box": box,
+            "round": 1,
+            "history": [{"champion": 2, "right": state == "regressed"}],
+        }
+        for number, state in enumerate(states)
+    ]
+    results = [{"id": item["id"], "state": state, "candidate": state == "fixed"} for item, state in zip(items, states, strict=True)]
+    (data / "challenge").mkdir(parents=True)
+    (data / "challenge" / "suite.jsonl").write_text("".join(canonical_json(item) + "\n" for item in results))
+    (data / "badcases" / "suite.jsonl").write_text("".join(canonical_json(item) + "\n" for item in items))
 
 
 def _release(data: Path) -> None:

@@ -170,10 +170,10 @@ def hand(name: str, low: float, high: float, judged: bool = True) -> Difference:
 
 BETTER, SAME, WORSE = hand(WHOLE, 0.01, 0.05), hand(WHOLE, -0.02, 0.03), hand(WHOLE, -0.08, -0.02)
 BY_HAND: dict[str, tuple[list[Difference], SuiteChange, bool, str, str]] = {
-    "better": ([BETTER], NO_CHANGE, False, "promote", "the whole test set gained +3.0 points of AP (+1.0 to +5.0)"),
+    "better": ([BETTER], NO_CHANGE, False, "promote", "the whole test set gained 3.0 points of AP (+1.0 to +5.0)"),
     "no difference shown": ([SAME], NO_CHANGE, False, "inconclusive", "the interval holds 0"),
-    "worse": ([WORSE], NO_CHANGE, False, "reject", "the whole test set lost -5.0 points"),
-    "better, but a class broke": ([BETTER, hand("class=nut", -0.3, -0.1)], NO_CHANGE, False, "reject", "class nut lost -20.0 points"),
+    "worse": ([WORSE], NO_CHANGE, False, "reject", "the whole test set lost 5.0 points"),
+    "better, but a class broke": ([BETTER, hand("class=nut", -0.3, -0.1)], NO_CHANGE, False, "reject", "class nut lost 20.0 points"),
     "a loss within the tolerance": ([BETTER, hand("class=nut", -0.02, -0.009)], NO_CHANGE, False, "promote", "gained"),
     "a loss that cannot be judged": ([BETTER, hand("class=nut", -0.3, -0.1, judged=False)], NO_CHANGE, False, "promote", "gained"),
     "the suite broke": ([BETTER], SuiteChange(0, 5), False, "reject", "5 items of the regression suite broke and 0 were fixed"),

@@ -27,6 +27,8 @@ def ok(workspace: Workspace, *command: str) -> str:
 def test_two_rounds(tmp_path: Path) -> None:
     workspace = new_workspace(tmp_path / "project", 48, "--unlabeled", "0.4")
     data = workspace.folder / "data"
+    params = workspace.folder / "params.yaml"
+    params.write_text(params.read_text().replace("splits: [val, test]", "splits: [train, val, test]"))  # so that training images are asked about too
 
     ok(workspace, "dvc", "repro", *JUDGED)
     first = read_json(data / "metrics/challenge.json")

@@ -21,7 +21,7 @@ from pipelines.core.cli import run_guarded
 from pipelines.report.inputs import METRICS, Inputs, chosen_samples, read_inputs
 from pipelines.report.page import SECTIONS, render
 from pipelines.stages.report import work
-from tests.report_example import arguments, write_example
+from tests.report_example import KINDS, arguments, write_example
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -75,11 +75,13 @@ class Page(HTMLParser):
 
 
 CLASSES = ("bolt", "nut", "washer")
-FOLDERS = ("metrics", "training", "evaluation", "badcases", "dataset", "raw", "release")
+FOLDERS = ("metrics", "training", "evaluation", "badcases", "dataset", "raw", "release", "challenge")
+CHAMPION = Path("data/models/champion.json")
 
 
 def read(root: Path, classes: tuple[str, ...] = CLASSES, **limits: int) -> Inputs:
-    return read_inputs(classes=classes, **{"gallery_images": 60, **limits}, **{name: root / "data" / name for name in FOLDERS})
+    paths = {name: root / "data" / name for name in FOLDERS}
+    return read_inputs(classes=classes, champion=root / CHAMPION, **{"gallery_images": 60, **limits}, **paths)
 
 
 def with_file(inputs: Inputs, name: str, content: Any) -> Inputs:
@@ -115,15 +117,16 @@ def run_stage(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "pipelines.stages.report", *arguments(root)], capture_output=True, text=True, check=False)
 
 
-def test_the_stage_writes_one_file_and_the_same_bytes_again(example: Path, copy: Path) -> None:
+def test_the_stage_writes_two_pages_and_the_same_bytes_again(example: Path, copy: Path) -> None:
     first, second = run_stage(example), run_stage(copy)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     folder = example / "data" / "report"
-    assert [path.name for path in folder.iterdir()] == ["index.html"]
-    content = (folder / "index.html").read_bytes()
-    assert content == (copy / "data" / "report" / "index.html").read_bytes()
-    assert str(example).encode() not in content, "no path of this machine"
-    assert len(content) < 6e6
+    assert sorted(path.name for path in folder.iterdir()) == ["cases.html", "index.html"]
+    for page in folder.iterdir():
+        content = page.read_bytes()
+        assert content == (copy / "data" / "report" / page.name).read_bytes()
+        assert str(example).encode() not in content, "no path of this machine"
+        assert len(content) < 6e6
 
 
 def test_every_section_stands_and_the_navigation_leads_to_it(page: Page) -> None:
@@ -135,7 +138,7 @@ def test_every_section_stands_and_the_navigation_leads_to_it(page: Page) -> None
 
 
 def test_nothing_is_loaded_from_elsewhere(page: Page, html: str) -> None:
-    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert all(link.startswith(("#", "data:")) or link == "cases.html" for link in page.links)
     assert not re.search(r"url\(|@import|https?://|//[a-z]+\.", re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", html))
     policy = next(values["content"] for tag, values in page.attributes if tag == "meta" and values.get("http-equiv") == "Content-Security-Policy")
     assert str(policy).startswith("default-src 'none'")
@@ -294,6 +297,29 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert any(HOSTILE in json.loads(str(values["data-class"])) for tag, values in page.attributes if tag == "figure" and "data-class" in values)
 
 
+def test_the_verdict_its_figures_and_the_history_are_shown(page: Page) -> None:
+    start = page.text.index("Champion and candidate", page.text.index("What a threshold costs"))
+    section = page.text[start : page.text.index("Bad cases", start)]
+    assert "✓ promote the whole test set gained +7.1 points of AP" in section
+    assert "whole test set 45.0 % 52.1 % +7.1 % +4.1 % to +10.1 % 70.0 % 77.1 % +7.1 %" in section
+    assert "brightness dark 45.0 % 44.0 % \u22121.0 % not judged" in section
+    assert "1.3 % of AP50 lost on average over the 2 classes" in section
+    assert "champion 1 45.0 % 60.0 % 60 190 0 2 0 ○ first" in section
+    assert f"00000003 {KINDS[3]}" in section
+    assert section.index("00000003") < section.index("00000002") < section.index("00000000"), "what regressed stands first"
+    labels = [str(values["aria-label"]) for tag, values in page.attributes if tag == "svg" and values.get("class") == "chart"]
+    assert any("champion 2: AP 59.0\u202f% with 380 boxes; this model" in label for label in labels)
+    assert any(label.startswith("Items of the regression suite: champion 1: 0 right; champion 2: 1 right; this model: 2 right") for label in labels)
+
+
+def test_without_a_champion_the_report_says_so(inputs: Inputs) -> None:
+    first = {"verdict": "first", "champion": None, "reasons": ["there is no champion yet"], "notes": [], "suite": {"items": 0}}
+    files = {**inputs.files, "challenge.json": first, "champion.json": {"champion": None, "champions": [], "seed_noise": []}}
+    page = Page(render(replace(inputs, files=files, suite=[], suite_results=[])))
+    assert "○ first there is no champion yet" in page.text
+    assert "None yet. detloop promote makes" in page.text
+
+
 def test_a_leak_between_the_sides_is_shown(inputs: Inputs, page: Page) -> None:
     assert "0 images stand and 0 groups stand on two sides" in page.text
     leaky = {**inputs.samples, "train": [*inputs.samples["train"], inputs.samples["test"][0]]}
@@ -339,7 +365,7 @@ def test_a_broken_file_is_one_line_and_the_old_report_stays(
     old.write_text("old")
     break_it(copy / "data")
     paths = {name: copy / "data" / name for name in (*FOLDERS, "report")}
-    args = argparse.Namespace(params=copy / "params.yaml", **paths)
+    args = argparse.Namespace(params=copy / "params.yaml", champion=copy / CHAMPION, **paths)
     assert run_guarded(lambda: work(args)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

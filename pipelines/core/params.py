@@ -297,6 +297,7 @@ class ReportParams(Section):
     """What the report shows."""
 
     gallery_images: Positive = 60
+    cases: Positive = 10_000
 
 
 class Params(Section):

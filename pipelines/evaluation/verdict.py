@@ -54,7 +54,7 @@ def decide(
     low = whole.low[metric]
     if low is not None and low > 0:
         return Verdict("promote", (f"the whole test set gained {_change(whole, metric)}, and no class or slice lost beyond the noise",), notes)
-    return Verdict("inconclusive", (f"the whole test set changed by {_change(whole, metric)}: the interval holds 0",), notes)
+    return Verdict("inconclusive", (f"the whole test set {_word(whole, metric)} {_change(whole, metric)}: the interval holds 0",), notes)
 
 
 def _below(item: Difference, metric: str, tolerance: float) -> bool:
@@ -78,12 +78,16 @@ def _title(item: Difference) -> str:
     return "the whole test set" if item.name == WHOLE else item.name.replace("=", " ", 1)
 
 
+def _word(item: Difference, metric: str) -> str:
+    return "lost" if (item.change(metric) or 0.0) < 0 else "gained"
+
+
 def _change(item: Difference, metric: str) -> str:
     change, low, high = item.change(metric), item.low[metric], item.high[metric]
     assert change is not None  # only what was judged is named
     assert low is not None
     assert high is not None
-    return f"{change * 100:+.1f} points of {metric} ({low * 100:+.1f} to {high * 100:+.1f})"
+    return f"{abs(change) * 100:.1f} points of {metric} ({low * 100:+.1f} to {high * 100:+.1f})"
 
 
 def _sign_test(worse: int, better: int) -> float:

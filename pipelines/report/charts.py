@@ -10,7 +10,7 @@ from pipelines.core.types import Sample, Split
 from pipelines.report.curves import Curve
 from pipelines.report.facts import Node
 from pipelines.report.figures import Series, bar_chart, histogram, line_chart, percent_tick, scatter
-from pipelines.report.text import percent, words
+from pipelines.report.text import percent, points, words
 
 TORCH = "torch_fp32"  # the name of the reference in benchmark.json
 SMALL_PX = (350, 225)  # charts that stand three in a row
@@ -95,6 +95,15 @@ def count_bars(entries: Sequence[tuple[str, Node]], what: str) -> Markup | None:
         key=lambda row: (-row[1], row[0]),
     )
     return bar_chart(rows, label=f"{what}: " + ", ".join(f"{name} {text}" for name, _, text in rows))
+
+
+def cost_bars(mine: Node, split: str, kinds: Sequence[tuple[str, str]]) -> Markup | None:
+    """One bar a kind of error: the AP50 that mending it alone would add on `split`."""
+    found = [(kind, mine.at("splits", split, "tide", "dAP", kind).number()) for kind, _ in kinds]
+    rows = [(words(kind), max(value, 0.0), str(points(value))) for kind, value in found if value is not None]
+    return bar_chart(
+        rows, label=f"AP50 that mending one kind of error would add on {split}: " + ", ".join(f"{name} {text}" for name, _, text in rows)
+    )
 
 
 def class_count_bars(entries: Sequence[tuple[str, Node]], classes: Sequence[str], what: str) -> Markup | None:

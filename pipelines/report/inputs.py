@@ -14,7 +14,7 @@ from pipelines.core.types import LABELED_SPLITS, SPLITS, Sample, Split
 from pipelines.report.curves import Curve, read_curves
 from pipelines.report.pictures import data_uri, small_jpeg
 
-METRICS = ("collect", "labels", "dataset", "train", "evaluate", "mine", "verify", "benchmark", "release")
+METRICS = ("collect", "labels", "dataset", "train", "evaluate", "challenge", "mine", "verify", "benchmark", "release")
 EVALUATION = ("thresholds", "confusion", "pr", "confidence")
 THUMBNAIL_PX = 320
 THUMBNAILS = 12
@@ -53,6 +53,8 @@ class Inputs:
     thumbnails: Sequence[Thumbnail]
     gallery: Sequence[Picture]
     gallery_left_out: int  # pictures that are on disk, but did not fit into the page
+    suite: Sequence[Mapping[str, Any]]
+    suite_results: Sequence[Mapping[str, Any]]
 
 
 def read_inputs(
@@ -65,6 +67,8 @@ def read_inputs(
     dataset: Path,
     raw: Path,
     release: Path,
+    champion: Path,
+    challenge: Path,
     gallery_images: int,
     pictures_bytes: int = PICTURES_BYTES,
 ) -> Inputs:
@@ -77,6 +81,7 @@ def read_inputs(
     paths = {f"{name}.json": metrics / f"{name}.json" for name in METRICS}
     paths |= {f"{name}.json": evaluation / f"{name}.json" for name in EVALUATION}
     paths |= {"card.json": dataset / "card.json", "bundle.json": release / "bundle.json", "index.json": badcases / "gallery" / "index.json"}
+    paths["champion.json"] = champion
     files = {name: read_json(path) if path.is_file() else None for name, path in paths.items()}
     samples: dict[Split, Sequence[Sample]] = {
         split: read_samples(dataset / f"{split}.jsonl") for split in SPLITS if (dataset / f"{split}.jsonl").is_file()
@@ -98,6 +103,8 @@ def read_inputs(
         thumbnails=thumbnails,
         gallery=gallery,
         gallery_left_out=left_out,
+        suite=_rows(badcases / "suite.jsonl") or [],
+        suite_results=_rows(challenge / "suite.jsonl") or [],
     )
 
 

@@ -17,6 +17,8 @@ from markupsafe import Markup
 
 from pipelines.core.types import LABELED_SPLITS
 from pipelines.report import charts, text
+from pipelines.report.cases import Cases
+from pipelines.report.champions import cost_curve, suite_history, suite_views
 from pipelines.report.facts import Absences, Node
 from pipelines.report.figures import PALETTE_SIZE
 from pipelines.report.inputs import Inputs, Picture, Thumbnail
@@ -29,6 +31,7 @@ SECTIONS = (
     ("split", "Split"),
     ("training", "Training curves"),
     ("metrics", "Metrics"),
+    ("champion", "Champion and candidate"),
     ("badcases", "Bad cases"),
     ("artifacts", "Artifacts"),
     ("gate", "Gate"),
@@ -46,8 +49,10 @@ KINDS = (  # TIDE's kinds, in its order, and the two sums
 )
 
 
+CASES_PAGE = "cases.html"
 CHECKS = {  # the gate's checks in words; a new one is shown by its name
     "test_ap50": "AP50 on test",
+    "champion": "against the champion",
     "fp32_onnx_ships": "an fp32 ONNX ships",
     "verify": "verified",
     "verified_file": "on this very file",
@@ -121,6 +126,9 @@ def render(inputs: Inputs) -> str:
     checks = release.each("checks")
     best_epoch = nodes["train"].number("best_epoch")
     default = release.at("default").as_text
+    champions = nodes["champion"].at("champions")
+    champion_rows = [champions.at(index) for index in range(len(champions.value))] if isinstance(champions.value, list) else []
+    suite = suite_views(inputs.suite, inputs.suite_results, champion_rows)
     drop = verify.at("artifacts", default).number("relative_drop") if default else None
     return (
         _environment()
@@ -149,16 +157,29 @@ def render(inputs: Inputs) -> str:
             gallery_left_out=inputs.gallery_left_out,
             filters=_filters(gallery),
             scatter=charts.latency_scatter(verify, nodes["benchmark"]),
+            champions=champion_rows,
+            suite=suite,
+            cost_curve=cost_curve(champion_rows, nodes["train"], evaluate),
+            suite_history=suite_history(suite, champion_rows),
+            cases_page=CASES_PAGE,
             gate=_gate(release),
             check_detail=_check_detail,
             failed=[check for check in checks if not check.at("artifact").present and check.at("status").value != "pass"],
             count_bars=charts.count_bars,
+            cost_bars=charts.cost_bars,
             class_count_bars=charts.class_count_bars,
             class_bars=charts.class_bars,
             precision_recall=charts.precision_recall,
             confidence_chart=charts.confidence_chart,
         )
     )
+
+
+def render_cases(cases: Cases) -> str:
+    """The page of all bad cases."""
+    files = {name.replace(".", "_"): Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.css", "cases.css", "cases.js")}
+    page = _environment().get_template("cases.html")
+    return page.render(css=files["report_css"], cases_css=files["cases_css"], js=files["cases_js"], data=cases.script(), left_out=cases.left_out)
 
 
 def _sizes(dataset: Node) -> str | Markup:
