@@ -143,8 +143,7 @@ const answer = {};
   }
   answer.large = dialog.querySelectorAll(".picture rect").length;
   answer.text = dialog.querySelector(".text").textContent;
-  const closed = new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-  dialog.close(); await closed;
+  dialog.querySelector(".close").click(); await settle();
   answer.focus = at();
   await key("/", document.body);
   answer.slash = document.activeElement.name;

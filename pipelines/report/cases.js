@@ -176,8 +176,11 @@
   });
   dialog.querySelector(".previous").addEventListener("click", () => enlarge(current - 1));
   dialog.querySelector(".next").addEventListener("click", () => enlarge(current + 1));
-  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("close", () => select(current, true));
+  dialog.querySelector(".close").addEventListener("click", () => {
+    dialog.close();
+    select(current, true);
+  });
+  dialog.addEventListener("close", () => select(current, true)); // by Escape
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !form.contains(document.activeElement) && !dialog.open) {
       form.elements.kind.focus();
