@@ -147,6 +147,11 @@
     if (!dialog.open) dialog.showModal();
   };
 
+  const leave = () => {
+    dialog.close();
+    select(current, true);
+  };
+
   const page = () => columns * Math.max(1, Math.floor(view.clientHeight / (CARD.height + CARD.gap)));
   const MOVES = {
     ArrowRight: () => current + 1,
@@ -176,11 +181,11 @@
   });
   dialog.querySelector(".previous").addEventListener("click", () => enlarge(current - 1));
   dialog.querySelector(".next").addEventListener("click", () => enlarge(current + 1));
-  dialog.querySelector(".close").addEventListener("click", () => {
-    dialog.close();
-    select(current, true);
+  dialog.querySelector(".close").addEventListener("click", leave);
+  dialog.addEventListener("cancel", (event) => {
+    event.preventDefault(); // Escape
+    leave();
   });
-  dialog.addEventListener("close", () => select(current, true)); // by Escape
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !form.contains(document.activeElement) && !dialog.open) {
       form.elements.kind.focus();
