@@ -418,7 +418,6 @@ def test_a_team_of_three_over_200_images(world: Make, studio: Studio):
     conflicts = [item for item in here.issues() if item["kind"] == "conflict"]
     assert {item["image_id"] for item in conflicts} == disputed
     assert all(item["detail"].count(" says ") >= 2 for item in conflicts)
-    here.labels("push")  # back into the queue
     asked = {image_id: rows[0]["data"]["ask"] for image_id, rows in here.tasks().items()}
     assert {image_id for image_id, text in asked.items() if text.startswith("Conflict: decide between annotations")} == disputed
 
@@ -483,6 +482,7 @@ def test_a_server_that_is_down_or_another_leaves_the_last_snapshot(world: Make, 
             status, errors = here.try_sync()
             assert (status, len(errors.splitlines())) == (2, 1)
             assert said in errors
+            assert "The last snapshot stays as it is" in errors
             assert studio.boss.token not in errors
             assert here.files() == before
             monkeypatch.setattr(Studio, "url", "http://127.0.0.1:9")

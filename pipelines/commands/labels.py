@@ -14,9 +14,8 @@ from pipelines.formats.labelstudio_config import config_from_classes
 from pipelines.labeling.server import local
 from pipelines.labeling.server.client import TOKEN_VARIABLE, URL_VARIABLE, Client, connect
 from pipelines.labeling.server.progress import progress_of, progress_text
-from pipelines.labeling.server.project import Project, find_project, open_project
-from pipelines.labeling.server.push import PushReport
-from pipelines.labeling.server.round import pull_source, push_queue
+from pipelines.labeling.server.project import find_project, open_project
+from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
 from pipelines.labeling.snapshot import SyncPaths, last_snapshot, resolved, write_snapshot
 from pipelines.labeling.sources import merged, read_sources
 
@@ -84,7 +83,7 @@ def _status(client: Client, params: Params) -> int:
         return 0
     counters, version = project.state()
     print(f"project: {project.title!r} at {project.page}: {counters.tasks} tasks, {counters.annotations} annotations, model {version or 'none'}")
-    report, _ = push_queue(project, params, PATHS, _bar, dry_run=True)
+    report = push_queue(project, params, PATHS, _bar, dry_run=True)
     print(f"a push: {report}")
     snapshot = last_snapshot(PATHS)
     print(f"the last snapshot: {len(snapshot)} images, {sum(item.state == 'conflict' for item in snapshot)} in conflict")
@@ -100,11 +99,8 @@ def _push(client: Client, params: Params, dry_run: bool) -> int:
             return 0
     else:
         project = open_project(client, rules.project, params.class_names, params.class_of)
-    report, questions = push_queue(project, params, PATHS, _bar, dry_run)
-    print(("dry run, nothing changed; a push would begin with: " if dry_run else "") + _told(project, report))
-    if questions.not_kept:
-        names = ", ".join(name[:12] for name in questions.not_kept)
-        print(f"{len(questions.not_kept)} asked images are not kept by collect, so they have no task: {names}")
+    report = push_queue(project, params, PATHS, _bar, dry_run)
+    print(("dry run, nothing changed; a push would begin with: " if dry_run else "") + f"{project.page}: {report}")
     return 0
 
 
@@ -113,7 +109,8 @@ def _pull(client: Client, params: Params, dry_run: bool, accept_loss: bool) -> i
     if project is None:
         print(_missing(client, params))
         return 0
-    source = pull_source(project, PATHS, print)
+    with snapshot_stays():
+        source = pull_source(project, PATHS, print)
     synced = resolved(merged([read_sources(PATHS.sources), source]), params, PATHS)
     if dry_run:
         before = {item.image_id: item for item in last_snapshot(PATHS)}
@@ -138,10 +135,6 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _missing(client: Client, params: Params) -> str:
     return f"{client.url} has no project {params.labeling.project!r} yet: `detloop labels push` makes it"
-
-
-def _told(project: Project, report: PushReport) -> str:
-    return f"{project.page}: {report}"
 
 
 def _bar(items: Sequence[Any], text: str) -> Iterable[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,11 @@ class SyncPaths:
 def last_snapshot(paths: SyncPaths) -> list[Annotation]:
     """The snapshot before this sync; empty before the first."""
     return read_annotations(paths.annotations) if paths.annotations.is_file() else []
+
+
+def conflicts(annotations: Sequence[Annotation]) -> dict[str, tuple[str, ...]]:
+    """The images in conflict, with the annotations that disagree."""
+    return {item.image_id: item.annotation_ids for item in annotations if item.state == "conflict"}
 
 
 def resolved(sources: Sources, params: Params, paths: SyncPaths) -> Synced:

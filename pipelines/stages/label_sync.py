@@ -15,8 +15,8 @@ from pipelines.core.cli import stage_main
 from pipelines.core.params import load_params
 from pipelines.labeling.server.client import connect
 from pipelines.labeling.server.project import open_project
-from pipelines.labeling.server.round import pull_source, push_queue
-from pipelines.labeling.snapshot import SyncPaths, resolved, write_snapshot
+from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
+from pipelines.labeling.snapshot import SyncPaths, conflicts, last_snapshot, resolved, write_snapshot
 from pipelines.labeling.sources import merged, read_sources
 
 PATHS = {
@@ -37,13 +37,18 @@ def work(args: argparse.Namespace) -> None:
     params = load_params(args.params)
     paths = SyncPaths(**{name: getattr(args, name) for name in PATHS})
     sources = read_sources(paths.sources)
-    if params.labeling.source == "label_studio":
-        with connect() as client:
-            project = open_project(client, params.labeling.project, params.class_names, params.class_of)
-            report, _ = push_queue(project, params, paths, _no_bar)
-            print(f"pushed to {project.page}: {report}")
-            sources = merged([sources, pull_source(project, paths, lambda text: print(f"pulled: {text}"))])
-    print(f"labels: {write_snapshot(resolved(sources, params, paths), params.labeling, paths)}")
+    if params.labeling.source == "files":
+        print(f"labels: {write_snapshot(resolved(sources, params, paths), params.labeling, paths)}")
+        return
+    with snapshot_stays(), connect() as client:
+        project = open_project(client, params.labeling.project, params.class_names, params.class_of)
+        print(f"pushed to {project.page}: {push_queue(project, params, paths, _no_bar)}")
+        sources = merged([sources, pull_source(project, paths, lambda text: print(f"pulled: {text}"))])
+        before = conflicts(last_snapshot(paths))
+        synced = resolved(sources, params, paths)
+        print(f"labels: {write_snapshot(synced, params.labeling, paths)}")
+        if conflicts(synced.annotations) != before:  # what is in dispute now goes back to people at once
+            print(f"pushed to {project.page}: {push_queue(project, params, paths, _no_bar)}")
 
 
 def _no_bar(items: Sequence[Any], _: str) -> Iterable[Any]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import DataError, ServerError
+from pipelines.core.errors import DataError, ServerError, listed
 from pipelines.formats.labelstudio import prediction_from_boxes
 from pipelines.formats.labelstudio_config import IMAGE_KEY
 from pipelines.labeling.server.client import RejectedError
 from pipelines.labeling.server.prelabels import Prelabels
 from pipelines.labeling.server.project import Project, chunks
 from pipelines.labeling.server.push_plan import PushPlan, ServerTask, plan_push, server_tasks
-from pipelines.labeling.server.questions import Question
+from pipelines.labeling.server.questions import Question, Questions
 
 UPLOAD = "upload"
 _TASKS_A_CALL = 500
@@ -27,8 +27,10 @@ Bar = Callable[[Sequence[Any], str], Iterable[Any]]
 
 @dataclass
 class PushReport:
-    """What a push did (with a dry run: what it would do first), and what it left alone."""
+    """What a push did (with a dry run: what it would do first), and what it left alone. `not_kept`: asked images that collect does not keep."""
 
+    model_version: str | None
+    not_kept: tuple[str, ...] = ()
     done: Counter[str] = field(default_factory=Counter)
     left_alone: int = 0
     worked_twice: tuple[tuple[int, ...], ...] = ()
@@ -50,24 +52,29 @@ class PushReport:
             f"{done['created']} tasks made, {done['prelabeled']} pre-labeled anew, {done['retold']} told anew, "
             f"{done['duplicates_deleted']} duplicates deleted, {self.left_alone} left alone because people work on them"
         )
-        twice = "; ".join("tasks " + ", ".join(map(str, ids)) for ids in self.worked_twice)
-        return said + (f"; worked on more than once, all kept: {twice}" if twice else "")
+        if self.model_version is None:
+            said += "; no pre-labels, since no model has predicted yet"
+        if self.worked_twice:
+            said += "; worked on more than once, all kept: " + listed(["tasks " + ", ".join(map(str, ids)) for ids in self.worked_twice])
+        if self.not_kept:
+            said += f"; {len(self.not_kept)} asked images have no task, since collect does not keep them: " + listed(
+                [name[:12] for name in self.not_kept]
+            )
+        return said
 
 
-def push(
-    project: Project, questions: Sequence[Question], prelabels: Prelabels | None, raw: Path, images: str, bar: Bar, dry_run: bool = False
-) -> PushReport:
+def push(project: Project, questions: Questions, prelabels: Prelabels | None, raw: Path, images: str, bar: Bar, dry_run: bool = False) -> PushReport:
     """Plan, act, look again, until the server has what it should. `images` is `upload` or an address with `{path}` or `{image_id}`.
 
     Raises:
         ServerError: the server fails, or its tasks keep changing.
         DataError: `images` has another placeholder.
     """
-    report = PushReport()
     version = prelabels.version if prelabels else None
+    report = PushReport(version, questions.not_kept)
     for attempt in range(_ROUNDS):
         tasks = list_tasks(project)
-        plan = plan_push(questions, tasks, version)
+        plan = plan_push(questions.items, tasks, version)
         if dry_run:
             report.note(plan)
             return report

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from pipelines.core.errors import ServerError
 from pipelines.core.io import read_jsonl
 from pipelines.core.params import Params
 from pipelines.core.records import read_manifest
@@ -26,12 +28,21 @@ def read_questions(paths: SyncPaths) -> Questions:
     return open_questions(rows, last_snapshot(paths), images)
 
 
-def push_queue(project: Project, params: Params, paths: SyncPaths, bar: Bar, dry_run: bool = False) -> tuple[PushReport, Questions]:
+def push_queue(project: Project, params: Params, paths: SyncPaths, bar: Bar, dry_run: bool = False) -> PushReport:
     """Bring the open questions to the server, with the pre-labels of the current model."""
     questions = read_questions(paths)
     ids = {item.image_id for item in questions.items}
     prelabels = read_prelabels(paths.predictions, ids, params.labeling.prelabel_score, params.class_of)
-    return push(project, questions.items, prelabels, paths.raw, params.labeling.images, bar, dry_run), questions
+    return push(project, questions, prelabels, paths.raw, params.labeling.images, bar, dry_run)
+
+
+@contextmanager
+def snapshot_stays() -> Iterator[None]:
+    """Add to a server's failure what it means for the labels: nothing."""
+    try:
+        yield
+    except ServerError as error:
+        raise ServerError(f"{error}. The last snapshot stays as it is; `dvc repro --downstream dataset` goes on with it") from error
 
 
 def pull_source(project: Project, paths: SyncPaths, note: Callable[[str], None] = lambda _: None) -> Sources:
