@@ -96,6 +96,13 @@ def test_nothing_else_is_asked_again(status: int):
     assert "***" in str(found.value)
 
 
+def test_a_redirect_is_not_followed_with_the_token():
+    sent_on = pytest.raises(ServerError, match="sends on to http://127.0.0.1.*set LABEL_STUDIO_URL")
+    with serving((200, "{}", {})) as other, serving((302, "", {"Location": f"http://127.0.0.1:{other.port}/"})) as fake, sent_on:
+        ask(fake)
+    assert (len(fake.asked), other.asked) == (1, [])
+
+
 def test_a_refused_token_is_named_by_its_variable():
     with serving((401, "{}", {})) as fake, pytest.raises(ServerError, match="refuses the token in LABEL_STUDIO_API_KEY"):
         ask(fake)

@@ -59,6 +59,7 @@ def test_a_new_reason_is_told_but_not_to_a_finished_task_unless_it_is_a_conflict
     assert [task.task_id for task, _ in plan_push([_question("a", ask="new")], [_task(3, "a", "m")], "m").retell] == [3]
     assert plan_push([_question("a", ask="new")], [_task(3, "a", "m", worked_on=True)], "m").done
     assert not plan_push([_question("a", ask="new", kinds="conflict")], [_task(3, "a", "m", worked_on=True)], "m").done
+    assert not plan_push([_question("a")], [_task(3, "a", "m", worked_on=True, ask="old", kinds="conflict")], "m").done
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.lists(st.sampled_from(["m", "old"]), max_size=3)), max_size=8))

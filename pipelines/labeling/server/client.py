@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ URL_VARIABLE, TOKEN_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
 CONNECT_S, READ_S = 10.0, 300.0  # an export of a large project is written whole before its first byte comes
 TRIES = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")  # a token, ours or a short-lived one made from it
 _SHOWN = 300  # characters of an answer that a message repeats
 
 
@@ -44,10 +45,10 @@ class Client:
         self.url = url.rstrip("/")
         self._token = token
         self._first_wait_s = first_wait_s
-        self._transport_errors = (httpx.TransportError, httpx.InvalidURL, httpx.TooManyRedirects)
+        self._transport_errors = (httpx.TransportError, httpx.InvalidURL)
         self._api_error = ApiError
         limits = httpx.Timeout(READ_S, connect=CONNECT_S)
-        self._http = httpx.Client(timeout=limits, follow_redirects=True, verify=True)
+        self._http = httpx.Client(timeout=limits, follow_redirects=False, verify=True)  # a redirected POST would become a GET
         try:
             # with the slash at the end, since the SDK would cut the last part of an address like https://host/studio where it renews the token
             sdk = LabelStudio(base_url=f"{self.url}/", api_key=token, httpx_client=self._http, max_retries=0)
@@ -86,12 +87,11 @@ class Client:
         Raises:
             ServerError: as for `request`; also when the answer breaks off.
         """
-
         request = self._http.build_request("GET", f"{self.url}/{path}", params=query)
 
         def send() -> httpx.Response:
             request.headers.update(self._authorization())
-            return self._http.send(request, stream=True, follow_redirects=True)
+            return self._http.send(request, stream=True)
 
         response = self._tried(send)
         try:
@@ -106,17 +106,19 @@ class Client:
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": self._raw.base_headers()["Authorization"]}
 
-    def _tried(self, send: Any) -> httpx.Response:
+    def _tried(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send, again after a growing wait while the server says 429 or 5xx."""
         for attempt in range(TRIES):
             try:
-                response: httpx.Response = send()
+                response = send()
                 status = response.status_code
                 if status < 300:
                     return response
-                with suppress(*self._transport_errors):
-                    response.read()
+                response.read()
                 said, wait = response.text, response.headers.get("retry-after", "")
+                if status < 400:
+                    place = self._clean(response.headers.get("location", "another place"))
+                    raise ServerError(f"{self.url} sends on to {place}: set {URL_VARIABLE} to the address that answers")
             except self._api_error as error:  # from the exchange of the token
                 status, said, wait = error.status_code or 0, str(error.body), ""
             except ValueError:  # the token's answer was no JSON
@@ -149,7 +151,7 @@ class Client:
 
     def _clean(self, said: Any) -> str:
         """An answer for people: no token, no markup, one line, short."""
-        text = str(said).replace(self._token, "***")
+        text = _JWT.sub("***", str(said).replace(self._token, "***"))
         with suppress(ValueError, TypeError):
             parsed = json.loads(text)
             text = str({key: parsed[key] for key in ("detail", "validation_errors", "error") if parsed.get(key)} or parsed)

@@ -6,6 +6,7 @@ Two machines that make the project at the same moment both look again afterwards
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipelines.labeling.server.client import Client, RejectedError
 
 _PAGE = 1000
 _MIN_TITLE = 3  # Label Studio refuses shorter ones
+_TWIN_LOOKS, _TWIN_WAIT_S = 10, 0.5
 IDS_IN_QUERY = 400  # they stand in the address, whose length servers limit
 
 
@@ -138,7 +140,12 @@ def find_project(client: Client, title: str, classes: Sequence[str], class_of: M
     Raises:
         DataError: several have it, or its labeling configuration does not fit the class contract; the message has the differences.
     """
-    rows = [row for row in _projects(client) if row.get("title") == title]
+    rows = _titled(client, title)
+    for _ in range(_TWIN_LOOKS):  # of two that were made at the same moment one goes away
+        if len(rows) < 2:
+            break
+        time.sleep(_TWIN_WAIT_S)
+        rows = _titled(client, title)
     if not rows:
         return None
     if len(rows) > 1:
@@ -163,8 +170,7 @@ def open_project(client: Client, title: str, classes: Sequence[str], class_of: M
     if (found := find_project(client, title, classes, class_of)) is not None:
         return found
     made = client.request("POST", "api/projects/", body={"title": title, "label_config": config_from_classes(classes)})
-    twins = [int(row["id"]) for row in _projects(client) if row.get("title") == title]
-    if twins and min(twins) < int(made["id"]):
+    if min((int(row["id"]) for row in _titled(client, title)), default=int(made["id"])) < int(made["id"]):
         client.request("DELETE", f"api/projects/{made['id']}/")
     found = find_project(client, title, classes, class_of)
     if found is None:
@@ -175,6 +181,10 @@ def open_project(client: Client, title: str, classes: Sequence[str], class_of: M
 def chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     """`items` in parts of at most `size`."""
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _titled(client: Client, title: str) -> list[dict[str, Any]]:
+    return [row for row in _projects(client) if row.get("title") == title]
 
 
 def _projects(client: Client) -> Iterator[dict[str, Any]]:

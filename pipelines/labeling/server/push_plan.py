@@ -84,7 +84,9 @@ def plan_push(questions: Sequence[Question], tasks: Sequence[ServerTask], model_
             create.append(question)
             continue
         task = kept[question.image_id]
-        if any(task.data.get(key) != value for key, value in question.data.items()) and (not task.worked_on or "conflict" in question.data["kinds"]):
+        other = any(task.data.get(key) != value for key, value in question.data.items())
+        disputed = "conflict" in question.data["kinds"] or "conflict" in str(task.data.get("kinds"))  # now, or until now
+        if other and (disputed or not task.worked_on):
             retell.append((task, question))
         if task.worked_on:
             left_alone += 1
