@@ -20,7 +20,7 @@ from pipelines.core.errors import MissingPartError, ServerError
 from pipelines.core.io import read_json, write_json
 
 HOST = "127.0.0.1"
-READY_S = 300.0
+READY_S = 600.0  # half a minute on a free machine
 _RECORD, _LOG = "server.json", "server.log"
 _PASSWORD_BYTES = 12
 # Usage data, error reports and the look for newer versions are switched off.

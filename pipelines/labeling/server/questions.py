@@ -63,7 +63,7 @@ def open_questions(rows: Iterable[Mapping[str, Any]], snapshot: Sequence[Annotat
 
 def _data(image_id: str, row: Mapping[str, Any] | None, conflict: Annotation | None) -> dict[str, Any]:
     """Why the image is asked, in words and in columns that Label Studio can sort by."""
-    data: dict[str, Any] = {IMAGE_ID_KEY: image_id, "round": 0, "rank": 0, "score": None, "kinds": ""}
+    data: dict[str, Any] = {ASK_KEY: "", "kinds": "", "score": None, "round": 0, "rank": 0, IMAGE_ID_KEY: image_id}  # the order of the columns
     words = []
     if conflict is not None:
         words.append("Conflict: decide between annotations " + ", ".join(conflict.annotation_ids))
