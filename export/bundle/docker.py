@@ -1,0 +1,96 @@
+"""A released bundle as the build context of a container image that serves it: bundle, code, pinned requirements, Dockerfile. Needs no Docker.
+
+    docker build -t detector OUT && docker run -p 8080:8080 detector          (GPU: docker run --gpus all …)
+
+The image holds one runtime, no torch and no training code.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import export
+import pipelines
+from export.bundle.reader import BUNDLE_FILE, Bundle
+from pipelines.core.errors import MissingPartError
+
+PYTHON = "3.11"
+PORT = 8080
+_SERVING = ("fastapi", "numpy", "opencv-python-headless", "prometheus-client", "python-multipart", "uvicorn[standard]")
+_RUNTIMES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "tensorrt": ("tensorrt", "tensorrt-rtx")}
+_BASES = {"cpu": f"python:{PYTHON}-slim", "gpu": "nvidia/cuda:13.0.0-runtime-ubuntu24.04"}
+
+
+def docker_files(bundle: Bundle, target: str) -> dict[str, bytes]:
+    """File name relative to the context, content; `target` is cpu or gpu.
+
+    Raises:
+        MissingPartError: no artifact of the bundle runs on the target, or a library to be pinned is not installed here.
+        DetloopError: a file of the bundle is gone or changed.
+    """
+    wanted = {"cpu": ("onnxruntime", "openvino"), "gpu": ("tensorrt",)}[target]
+    names = [name for name in bundle.order if bundle.artifacts[name].runner in wanted]
+    if not names:
+        raise MissingPartError(
+            f"bundle {bundle.folder} has no artifact for a {target.upper()} ({', '.join(bundle.order)}): release one on a machine that can run it"
+        )
+    artifact = bundle.artifacts[names[0]]
+    files = {f"bundle/{name}": bundle.require_unchanged(name).read_bytes() for name in bundle.files}
+    files[f"bundle/{BUNDLE_FILE}"] = (bundle.folder / BUNDLE_FILE).read_bytes()
+    files |= _code()
+    files["requirements.txt"] = "".join(f"{name}=={_version(name)}\n" for name in _requirements(artifact.runner)).encode()
+    files["Dockerfile"] = _dockerfile(target, names[0]).encode()
+    files[".dockerignore"] = b"**/__pycache__\n"
+    return files
+
+
+def _requirements(runner: str) -> list[str]:
+    runtime = next((name for name in _RUNTIMES[runner] if _installed(name)), None)
+    if runtime is None:
+        raise MissingPartError(f"none of {', '.join(_RUNTIMES[runner])} is installed here, so its version cannot be pinned: install the one to serve with")
+    return sorted([*_SERVING, runtime])
+
+
+def _installed(name: str) -> bool:
+    return next(importlib.metadata.distributions(name=name), None) is not None
+
+
+def _version(name: str) -> str:
+    plain = name.partition("[")[0]
+    try:
+        return importlib.metadata.version(plain)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingPartError(f"{plain} is not installed here, so its version cannot be pinned: pip install 'detloop[serve]'") from error
+
+
+def _code() -> dict[str, bytes]:
+    """The two packages that serving imports from."""
+    files = {}
+    for package in (pipelines, export):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                files[f"code/{root.name}/{path.relative_to(root)}"] = path.read_bytes()
+    return files
+
+
+def _dockerfile(target: str, artifact: str) -> str:
+    python = (
+        ""
+        if target == "cpu"
+        else f"RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/* \\\n"
+        " && python3 -m venv /srv/venv\nENV PATH=/srv/venv/bin:$PATH\n"
+    )
+    return f"""FROM {_BASES[target]}
+{python}WORKDIR /srv
+COPY requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
+COPY code code
+COPY bundle bundle
+ENV PYTHONPATH=/srv/code PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 65534:65534
+EXPOSE {PORT}
+HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{PORT}/ready', timeout=5)"]
+ENTRYPOINT ["python", "-m", "pipelines.cli", "serve", "--bundle", "bundle", "--runner", "{artifact}", "--host", "0.0.0.0", "--port", "{PORT}"]
+"""

@@ -1,0 +1,80 @@
+"""A released bundle as a model repository of NVIDIA's Triton inference server: the networks alone, boxes are read by the client.
+
+    OUT/detector_fp32/config.pbtxt        one model for each ONNX file that shipped, and for each engine of plain TensorRT (Triton loads no RTX engine)
+    OUT/detector_fp32/1/model.onnx
+    OUT/bundle.json                       contract and thresholds, for the client that letterboxes and reads the output
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.bundle.reader import BUNDLE_FILE, Bundle, BundleArtifact
+from export.engine_records import engine_record
+from pipelines.core.io import canonical_json
+
+MAX_BATCH = 8  # images that Triton may gather for one call of an ONNX model
+QUEUE_DELAY_US = 2000  # how long the first of them may wait for the others
+
+
+@dataclass(frozen=True)
+class _Model:
+    name: str
+    backend: str
+    artifact: BundleArtifact
+    file: str
+    max_batch: int
+
+
+def triton_files(bundle: Bundle) -> dict[str, bytes]:
+    """File name relative to the repository, content.
+
+    Raises:
+        DetloopError: a model is gone or changed.
+    """
+    files = {BUNDLE_FILE: (bundle.folder / BUNDLE_FILE).read_bytes()}
+    for model in _models(bundle):
+        files[f"{model.name}/1/{model.file}"] = bundle.require_unchanged(model.artifact.file).read_bytes()
+        files[f"{model.name}/config.pbtxt"] = _config(bundle, model).encode()
+    return files
+
+
+def _models(bundle: Bundle) -> Iterator[_Model]:
+    """Each shipped file once; ONNX Runtime's verdict counts for Triton's onnxruntime backend, since it is the same library."""
+    for artifact in (bundle.artifacts[name] for name in bundle.order):
+        if artifact.runner == "onnxruntime":
+            yield _Model(f"detector_{artifact.precision}", "onnxruntime", artifact, "model.onnx", MAX_BATCH)
+        elif artifact.runner == "tensorrt":
+            record = engine_record(bundle.folder / artifact.file)
+            if record.library == "tensorrt":
+                yield _Model(f"detector_{artifact.precision}_tensorrt", "tensorrt", artifact, "model.plan", record.max_batch)
+
+
+def _config(bundle: Bundle, model: _Model) -> str:
+    """The text of config.pbtxt (message ModelConfig of Triton's model_config.proto); dims leave the batch out."""
+    contract = bundle.contract
+    width, height = contract.input_wh
+    output = f"{4 + len(contract.classes)}, -1" if contract.layout == "cxcywh_scores" else "-1, 6"
+    about = {"contract": contract.to_json(), "sha256": bundle.files[model.artifact.file]}
+    return f"""name: {json.dumps(model.name)}
+backend: {json.dumps(model.backend)}
+max_batch_size: {model.max_batch}
+input [
+  {{ name: {json.dumps(contract.input_name)}, data_type: TYPE_FP32, dims: [ 3, {height}, {width} ] }}
+]
+output [
+  {{ name: {json.dumps(contract.output_name)}, data_type: TYPE_FP32, dims: [ {output} ] }}
+]
+dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}
+parameters [
+  {{ key: "detloop", value: {{ string_value: {json.dumps(canonical_json(about))} }} }}
+]
+"""
+
+
+def written_models(folder: Path) -> list[str]:
+    """The models of a written repository."""
+    return sorted(path.parent.name for path in folder.glob("*/config.pbtxt"))
