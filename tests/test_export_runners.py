@@ -16,7 +16,8 @@ from export.metadata import metadata_from_contract
 from export.runners import RUNNER_KINDS, open_runner
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError
-from tests.tiny_detector import CLASSES, CONTRACT, SIDE, model_bytes
+from pipelines.core.images import tensor_from_letterboxed
+from tests.tiny_detector import CLASSES, CONTRACT, SIDE, model_bytes, other_contract
 
 ROOT = Path(__file__).resolve().parents[1]
 ONNX_KINDS = ("onnxruntime", "openvino")
@@ -68,6 +69,25 @@ def test_callers_in_several_threads_get_their_own_answers(model: Path, kind: str
 
     with open_runner(kind, model, threads=2, streams=2) as runner, ThreadPoolExecutor(6) as pool:
         assert list(pool.map(lit, range(64))) == [[cell % 3, cell] for cell in range(64)]
+
+
+@pytest.mark.parametrize("kind", ONNX_KINDS)
+def test_pixels_and_their_tensor_give_the_same(model: Path, kind: str) -> None:
+    """Noise, so that a swapped colour, a moved axis or another scale would show."""
+    images = [*np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)]
+    with open_runner(kind, model, threads=1) as runner:
+        output = runner.infer_images(images)
+        np.testing.assert_allclose(output, runner.infer(tensor_from_letterboxed(images)), rtol=1e-4, atol=1e-6)
+        first = output.copy()
+        runner.infer_images(images[::-1])
+        np.testing.assert_array_equal(output, first)  # an array of its own
+
+
+@pytest.mark.parametrize("kind", ONNX_KINDS)
+def test_other_pixels_than_this_code_makes_are_refused(model: Path, kind: str) -> None:
+    model.write_bytes(model_bytes(contract=other_contract(colour="BGR")))
+    with open_runner(kind, model, threads=1) as runner, pytest.raises(DataError, match="wants BGR divided by 255"):
+        runner.infer_images([np.zeros((SIDE, SIDE, 3), np.uint8)])
 
 
 @pytest.mark.parametrize("kind", ONNX_KINDS)

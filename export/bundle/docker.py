@@ -1,7 +1,5 @@
 """A released bundle as the build context of a container image that serves it: bundle, code, pinned requirements, Dockerfile. Needs no Docker.
 
-    docker build -t detector OUT && docker run -p 8080:8080 detector          (GPU: docker run --gpus all …)
-
 The image holds one runtime, no torch and no training code.
 """
 
@@ -45,15 +43,22 @@ def docker_files(bundle: Bundle, target: str) -> dict[str, bytes]:
     return files
 
 
+def docker_run(target: str) -> str:
+    """The command that starts the image."""
+    return f"docker run {'--gpus all ' if target == 'gpu' else ''}-p {PORT}:{PORT} detector"
+
+
 def _requirements(runner: str) -> list[str]:
     runtime = next((name for name in _RUNTIMES[runner] if _installed(name)), None)
     if runtime is None:
-        raise MissingPartError(f"none of {', '.join(_RUNTIMES[runner])} is installed here, so its version cannot be pinned: install the one to serve with")
+        raise MissingPartError(
+            f"none of {', '.join(_RUNTIMES[runner])} is installed here, so its version cannot be pinned: install the one to serve with"
+        )
     return sorted([*_SERVING, runtime])
 
 
 def _installed(name: str) -> bool:
-    return next(importlib.metadata.distributions(name=name), None) is not None
+    return any(True for _ in importlib.metadata.distributions(name=name))
 
 
 def _version(name: str) -> str:
@@ -79,7 +84,7 @@ def _dockerfile(target: str, artifact: str) -> str:
     python = (
         ""
         if target == "cpu"
-        else f"RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/* \\\n"
+        else "RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/* \\\n"
         " && python3 -m venv /srv/venv\nENV PATH=/srv/venv/bin:$PATH\n"
     )
     return f"""FROM {_BASES[target]}

@@ -1,8 +1,8 @@
 """A released bundle as a model repository of NVIDIA's Triton inference server: the networks alone, boxes are read by the client.
 
-    OUT/detector_fp32/config.pbtxt        one model for each ONNX file that shipped, and for each engine of plain TensorRT (Triton loads no RTX engine)
-    OUT/detector_fp32/1/model.onnx
-    OUT/bundle.json                       contract and thresholds, for the client that letterboxes and reads the output
+OUT/detector_fp32/config.pbtxt        one model for each ONNX file that shipped, and for each engine of plain TensorRT (Triton loads no RTX engine)
+OUT/detector_fp32/1/model.onnx
+OUT/bundle.json                       contract and thresholds, for the client that letterboxes and reads the output
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from export.bundle.reader import BUNDLE_FILE, Bundle, BundleArtifact
 from export.engine_records import engine_record
@@ -73,8 +72,3 @@ parameters [
   {{ key: "detloop", value: {{ string_value: {json.dumps(canonical_json(about))} }} }}
 ]
 """
-
-
-def written_models(folder: Path) -> list[str]:
-    """The models of a written repository."""
-    return sorted(path.parent.name for path in folder.glob("*/config.pbtxt"))

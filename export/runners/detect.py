@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runners.base import Runner
 from pipelines.core.contract import ModelContract
-from pipelines.core.errors import DataError
 from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
 from pipelines.core.postprocess import detections_from_output
 from pipelines.core.types import Detections
@@ -41,24 +41,21 @@ class NmsValues:
     max_detections: int
 
 
-def batch_input(images: Sequence[Image], contract: ModelContract) -> tuple[NDArray[np.float32], list[Letterbox]]:
-    """Letterbox BGR images as `contract` asks: float32 (N, 3, height, width) and where each image lies in its input.
+def letterboxed(images: Sequence[Image], contract: ModelContract) -> tuple[list[Image], list[Letterbox]]:
+    """BGR images in the size of the input, and where each lies in it."""
+    boxes = [letterbox_for((image.shape[1], image.shape[0]), contract.input_wh) for image in images]
+    return [apply_letterbox(image, box, contract.pad_value) for image, box in zip(images, boxes, strict=True)], boxes
+
+
+def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
+    """Letterbox a BGR image as `contract` asks: float32 (1, 3, height, width) and where the image lies in it.
 
     Raises:
         DataError: the contract asks for another colour order or scale than this code makes.
     """
-    if contract.colour != "RGB" or contract.divide_by != 255.0:
-        raise DataError(
-            f"the model wants {contract.colour} divided by {contract.divide_by}, this code makes RGB divided by 255: use the detloop that exported it"
-        )
-    boxes = [letterbox_for((image.shape[1], image.shape[0]), contract.input_wh) for image in images]
-    return tensor_from_letterboxed([apply_letterbox(image, box, contract.pad_value) for image, box in zip(images, boxes, strict=True)]), boxes
-
-
-def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
-    """`batch_input` of one image: float32 (1, 3, height, width) and where the image lies in it."""
-    batch, (box,) = batch_input([image], contract)
-    return batch, box
+    contract.require_known_pixels()
+    made, (box,) = letterboxed([image], contract)
+    return tensor_from_letterboxed(made), box
 
 
 def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbox, image: Image, nms: NmsValues) -> Detections:
@@ -74,14 +71,14 @@ def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbo
     )
 
 
-def detect_batch(runner: Detector, images: Sequence[Image], nms: NmsValues) -> list[Detections]:
-    """All of it for BGR images of any sizes, in one call of the network."""
-    batch, boxes = batch_input(images, runner.contract)
-    outputs = runner.infer(batch)
+def detect_batch(runner: Runner, images: Sequence[Image], nms: NmsValues) -> list[Detections]:
+    """All of it for BGR images of any sizes, in one call of the runner."""
+    made, boxes = letterboxed(images, runner.contract)
+    outputs = runner.infer_images(made)
     return [read_output(raw, runner.contract, box, image, nms) for raw, box, image in zip(outputs, boxes, images, strict=True)]
 
 
-def detect(runner: Detector, image: Image, nms: NmsValues) -> Detections:
+def detect(runner: Runner, image: Image, nms: NmsValues) -> Detections:
     """All of it for one BGR image."""
     return detect_batch(runner, [image], nms)[0]
 

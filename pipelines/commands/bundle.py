@@ -1,14 +1,18 @@
-"""`detloop bundle test DIR`: does a released bundle work on this machine?"""
+"""`detloop bundle test DIR`: does a released bundle work on this machine? `triton` and `docker` write it for other servers."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from export.bundle.docker import docker_files, docker_run
 from export.bundle.golden import self_test
-from export.bundle.reader import load_bundle
-from pipelines.core.errors import GateError, MissingPartError
+from export.bundle.reader import BUNDLE_FILE, Bundle, load_bundle
+from export.bundle.triton import triton_files
+from pipelines.core.errors import DataError, GateError, MissingPartError
+from pipelines.core.io import write_folder
 
 WORDS = {"pass": "ok", "fail": "FAILED", "not_run": "not run"}
 
@@ -20,16 +24,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     test = actions.add_parser("test", help=text, description=text, allow_abbrev=False)
     test.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
     test.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of a runner (default: all)")
+    test.set_defaults(act=_test)
+    text = "write the bundle as a model repository of the Triton inference server"
+    triton = actions.add_parser("triton", help=text, description=text, allow_abbrev=False)
+    triton.set_defaults(act=_triton)
+    text = "write a folder from which `docker build` makes an image that serves the bundle"
+    docker = actions.add_parser("docker", help=text, description=text, allow_abbrev=False)
+    docker.add_argument("--target", choices=("cpu", "gpu"), default="cpu", help="where the image will run (default: cpu)")
+    docker.set_defaults(act=_docker)
+    for action in (triton, docker):
+        action.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
+        action.add_argument(
+            "out", type=Path, metavar="OUT", help="folder to write; one that exists is replaced whole if it is such a folder, else refused"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Load the bundle and do what is asked."""
+    act: Callable[[argparse.Namespace, Bundle], int] = args.act
+    return act(args, load_bundle(args.folder))
+
+
+def _test(args: argparse.Namespace, bundle: Bundle) -> int:
     """Print one line an answer; 0 when nothing failed and at least one runner ran.
 
     Raises:
         GateError: something failed.
         MissingPartError: no runner of the bundle can run here.
     """
-    bundle = load_bundle(args.folder)
     answers = []
     for answer in self_test(bundle, threads=args.threads):
         print(f"{WORDS[answer.status]:8}{answer.name:20} {answer.detail}", flush=True)
@@ -40,3 +62,24 @@ def run(args: argparse.Namespace) -> int:
     if not any(answer.status == "pass" for answer in answers if answer.name in bundle.artifacts):
         raise MissingPartError(f"no runner of bundle {args.folder} can run here, so it is not tested: install one of {', '.join(bundle.order)}")
     return 0
+
+
+def _triton(args: argparse.Namespace, bundle: Bundle) -> int:
+    files = triton_files(bundle)
+    _write(args.out, files, BUNDLE_FILE)
+    models = sorted(name.partition("/")[0] for name in files if name.endswith("config.pbtxt"))
+    print(f"{args.out}: {', '.join(models)}; start with `tritonserver --model-repository={args.out}`")
+    return 0
+
+
+def _docker(args: argparse.Namespace, bundle: Bundle) -> int:
+    _write(args.out, docker_files(bundle, args.target), "Dockerfile")
+    print(f"{args.out}: build with `docker build -t detector {args.out}`, run with `{docker_run(args.target)}`")
+    return 0
+
+
+def _write(out: Path, files: dict[str, bytes], mark: str) -> None:
+    """Write the folder; one that is there must hold `mark`, so that nobody loses a folder of another kind."""
+    if out.exists() and not (out / mark).is_file():
+        raise DataError(f"{out} is there and was not written by this command: name another folder, or remove it")
+    write_folder(out, files)

@@ -63,6 +63,17 @@ class ModelContract:
             raise ClassContractError(f"{where} states class hash {stated}, its classes give {contract.class_hash}: export the model again")
         return contract
 
+    def require_known_pixels(self) -> None:
+        """Refuse a model that wants other pixels than this code makes.
+
+        Raises:
+            DataError: another colour order or scale than RGB divided by 255.
+        """
+        if self.colour != "RGB" or self.divide_by != 255.0:
+            raise DataError(
+                f"the model wants {self.colour} divided by {self.divide_by}, this code makes RGB divided by 255: use the detloop that exported it"
+            )
+
     def require_classes(self, classes: Sequence[str], where: str) -> None:
         """Refuse a model whose classes are not `classes`.
 

@@ -6,6 +6,7 @@ agree on what is left and what is up. Owner of OpenCV in the pipeline.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def apply_letterbox(image: Image, box: Letterbox, pad_value: int) -> Image:
     return canvas
 
 
-def tensor_from_letterboxed(images: list[Image]) -> NDArray[np.float32]:
+def tensor_from_letterboxed(images: Sequence[Image]) -> NDArray[np.float32]:
     """Batch of letterboxed BGR images to what the network takes: float32 (N, 3, height, width), RGB, divided by 255, contiguous."""
     height, width = images[0].shape[:2]
     batch = np.empty((len(images), 3, height, width), dtype=np.float32)
