@@ -4,8 +4,8 @@ Usage: python benchmarks/serve.py PROJECT [--seconds 60] [--clients 32] [--round
 
 The plain services are what a tutorial shows: one route that decodes an upload and calls `YOLO.predict`, on the checkpoint (`pt`) and on ultralytics'
 own OpenVINO export (`openvino`), at the bundle's input size and lowest threshold. All run under the same uvicorn. The load comes from one process
-that shares the machine's cores with the server under load; the other services idle meanwhile. Each service in turn gets the same requests (a multipart
-form with one test image, connections kept open). Then `detloop serve` alone: ten times the clients, and 200 hostile uploads.
+that shares the machine's cores with the server under load; the other services idle meanwhile. Each service in turn gets the same requests (a
+multipart form with one test image, connections kept open). Then `detloop serve` alone: ten times the clients, and 200 hostile uploads.
 """
 
 from __future__ import annotations

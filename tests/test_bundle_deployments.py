@@ -1,0 +1,139 @@
+"""A bundle as a Triton model repository and as a container's build context: read by protobuf, and run as the image would."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+from pipelines.cli import main
+from pipelines.core.io import sha256_file
+from tests.serving import running
+from tests.test_bundle import BLOCKED, NOT_NEEDED
+from tests.test_release import run_release
+from tests.tiny_detector import CLASSES, SIDE, make_project
+
+# The fields of Triton's model_config.proto that the configuration uses, with their types there.
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_TENSOR = {"name": _FIELD.TYPE_STRING, "data_type": "DataType", "dims": [_FIELD.TYPE_INT64]}
+_MESSAGES: dict[str, dict[str, Any]] = {  # a name: an enum or message; a list: repeated
+    "ModelInput": _TENSOR,
+    "ModelOutput": _TENSOR,
+    "ModelDynamicBatching": {"max_queue_delay_microseconds": _FIELD.TYPE_UINT64},
+    "ModelParameter": {"string_value": _FIELD.TYPE_STRING},
+    "Entry": {"key": _FIELD.TYPE_STRING, "value": "ModelParameter"},
+    "ModelConfig": {
+        "name": _FIELD.TYPE_STRING,
+        "backend": _FIELD.TYPE_STRING,
+        "max_batch_size": _FIELD.TYPE_INT32,
+        "input": ["ModelInput"],
+        "output": ["ModelOutput"],
+        "dynamic_batching": "ModelDynamicBatching",
+        "parameters": ["Entry"],
+    },
+}
+
+
+def model_config() -> Any:
+    """An empty ModelConfig message."""
+    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
+    kinds = file.enum_type.add(name="DataType")
+    for number, name in enumerate(("TYPE_INVALID", "TYPE_FP32")):
+        kinds.value.add(name=name, number=number)
+    for message, fields in _MESSAGES.items():
+        described = file.message_type.add(name=message)
+        for number, (name, kind) in enumerate(fields.items(), start=1):
+            field = described.field.add(name=name, number=number, label=_FIELD.LABEL_REPEATED if isinstance(kind, list) else _FIELD.LABEL_OPTIONAL)
+            kind = kind[0] if isinstance(kind, list) else kind
+            if isinstance(kind, str):
+                field.type_name = f".inference.{kind}"
+            else:
+                field.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = make_project(tmp_path_factory.mktemp("deployments") / "p")
+    assert run_release(project)["verdict"] == "released"
+    return project.root / "release"
+
+
+def test_triton_gets_models_that_fit_their_configuration(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "triton"
+    assert main(["bundle", "triton", str(bundle), str(out)]) == 0
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"detector_fp32", "detector_fp16", "detector_int8"}
+    for folder, source in (("detector_fp32", "model.onnx"), ("detector_int8", "model_int8.onnx")):
+        config = text_format.Parse((out / folder / "config.pbtxt").read_text(), model_config())
+        model = out / folder / "1" / "model.onnx"
+        assert model.read_bytes() == (bundle / source).read_bytes()
+        graph = onnx.load(model).graph
+        assert (config.name, config.backend) == (folder, "onnxruntime")
+        assert graph.input[0].type.tensor_type.shape.dim[0].dim_param  # the batch is free, as max_batch_size needs
+        assert config.max_batch_size > 1
+        assert [config.input[0].name, config.output[0].name] == [graph.input[0].name, graph.output[0].name]
+        assert [*config.input[0].dims] == [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim[1:]] == [3, SIDE, SIDE]
+        assert [*config.output[0].dims] == [4 + len(CLASSES), -1]
+        about = json.loads(config.parameters[0].value.string_value)
+        assert (about["contract"]["classes"], about["sha256"]) == ([*CLASSES], sha256_file(model))
+
+
+def test_the_build_context_serves_by_itself(bundle: Path, tmp_path: Path) -> None:
+    """The image's command, in the context, with nothing importable but what its requirements bring."""
+    out = tmp_path / "image"
+    assert main(["bundle", "docker", str(bundle), str(out)]) == 0
+    dockerfile = (out / "Dockerfile").read_text()
+    entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)[1])  # type: ignore[index]
+    assert entry[:4] == ["python", "-m", "pipelines.cli", "serve"]
+    runner = entry[entry.index("--runner") + 1]
+    for source in re.findall(r"^COPY (\S+)", dockerfile, re.MULTILINE):
+        assert (out / source).exists()
+    pinned = dict(line.split("==") for line in (out / "requirements.txt").read_text().split())
+    assert pinned["onnxruntime"] == version("onnxruntime")
+    assert "torch" not in " ".join(pinned)
+    assert not (out / "code" / "training").exists()
+    blocked = {*NOT_NEEDED, "openvino", "tensorrt", "tensorrt_rtx", "training", "httpx"} - {"pydantic"}
+    code = f"import sys; sys.path.insert(0, {str(out / 'code')!r})\n"
+    command = [sys.executable, "-c", code + BLOCKED.format(blocked=blocked), "serve", "--runner", runner]
+    with running(out / "bundle", command=command) as server:
+        answer = server.predict((bundle / "golden" / "00.png").read_bytes())
+    assert answer.status_code == 200
+    assert answer.json()["images"][0]["detections"]
+
+
+@pytest.mark.parametrize("action", ["triton", "docker"])
+def test_what_cannot_be_written_is_refused(bundle: Path, tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    assert main(["bundle", action, str(bundle), str(out)]) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    spoilt = Path(shutil.copytree(bundle, tmp_path / "spoilt"))
+    (spoilt / "model_fp16.onnx").write_bytes(b"x")
+    assert main(["bundle", action, str(spoilt), str(tmp_path / "new")]) == 2
+    assert "is not the file that passed the gate" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_writing_twice_replaces(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "triton"
+    assert main(["bundle", "triton", str(bundle), str(out)]) == 0
+    (out / "old").write_text("from an older bundle")
+    assert main(["bundle", "triton", str(bundle), str(out)]) == 0
+    assert not (out / "old").exists()
+
+
+def test_a_gpu_image_needs_an_engine_that_passed(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "docker", str(bundle), str(tmp_path / "gpu"), "--target", "gpu"]) == 2
+    assert "has no artifact for a GPU" in capsys.readouterr().err
