@@ -126,6 +126,18 @@ def test_a_proposal_that_people_cut_is_what_is_accepted(project: Path, capsys: p
     assert not Path("data/queue/proposal.jsonl").exists()
 
 
+def test_a_proposal_from_an_older_list_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["queue", "build"])
+    lines = Path("data/badcases/ranked.jsonl").read_text().splitlines(keepends=True)
+    Path("data/badcases/ranked.jsonl").write_text("".join(lines[1:]))
+    assert main(["queue", "accept"]) == 2
+    assert "was built from an older list: run `detloop queue build` again" in capsys.readouterr().err
+    assert not Path("data/queue/round-001.jsonl").exists()
+    assert main(["queue", "build"]) == 0
+    assert main(["queue", "accept"]) == 0
+    assert len(rows("round-001.jsonl")) == 6
+
+
 def test_building_twice_gives_the_same_bytes(project: Path) -> None:
     main(["queue", "build"])
     first = Path("data/queue/proposal.jsonl").read_bytes()

@@ -65,6 +65,9 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
     if proposal.is_file() and args.budget is None:
         rows, told = read_jsonl(proposal), f"from {proposal}"
         _check(proposal, rows)
+        now = read_inputs(args.ranked, load_params(args.params)).hash
+        if any(row.get("ranked") != now for row in rows):
+            raise DataError(f"{proposal} was built from an older list: run `detloop queue build` again, or remove it")
         asked = {row["image_id"] for part in rounds.values() for row in part if not row.get("complaints")}
         rows = [row | {"round": number, "rank": rank} for rank, row in enumerate((row for row in rows if row["image_id"] not in asked), start=1)]
     else:
