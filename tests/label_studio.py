@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.core.io import read_jsonl, sha256_bytes, write_bytes, write_json, write_jsonl
-from pipelines.core.records import PREDICTED_BY, read_annotations, write_detections, write_manifest
+from pipelines.core.records import PREDICTED_BY, read_annotations, write_detections, write_features, write_manifest
 from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box, Detections
 from pipelines.formats.labelstudio import region_from_box
@@ -174,6 +174,7 @@ class World:
         }
         write_detections(self.folder / "data/predictions/val.parquet", detections, CLASSES)
         write_json(self.folder / "data/predictions" / PREDICTED_BY, {"weights_sha256": weights})
+        write_features(self.folder / "data/predictions/features.parquet", {image_id: np.zeros(4, np.float32) for image_id in boxes})
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         environment = {**os.environ, **self.studio.environment, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}

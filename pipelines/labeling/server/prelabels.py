@@ -12,7 +12,7 @@ from pipelines.core.errors import ClassContractError
 from pipelines.core.io import read_json
 from pipelines.core.records import PREDICTED_BY
 from pipelines.core.tables import DETECTIONS_SCHEMA, read_parquet
-from pipelines.core.types import Box
+from pipelines.core.types import SPLITS, Box
 
 _VERSION_DIGITS = 16  # of the sha256; people see it in Label Studio
 
@@ -40,7 +40,9 @@ def read_prelabels(predictions: Path, image_ids: Collection[str], min_score: flo
         return None
     version = str(read_json(record)["weights_sha256"])[:_VERSION_DIGITS]
     found: dict[str, list[tuple[Box, float]]] = {}
-    for path in sorted(predictions.glob("*.parquet")):
+    for path in [predictions / f"{split}.parquet" for split in SPLITS]:
+        if not path.is_file():
+            continue
         rows = read_parquet(path, DETECTIONS_SCHEMA).filter(pl.col("score") >= min_score, pl.col("image_id").is_in(list(image_ids)))
         unknown = sorted(set(rows["class"].unique()) - set(class_of))
         if unknown:
