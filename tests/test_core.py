@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.cli import main
 from pipelines.core import boxes, io, records
 from pipelines.core.cli import run_guarded
 from pipelines.core.contract import ModelContract, class_hash
@@ -216,3 +219,34 @@ def test_a_bug_is_not_swallowed() -> None:
 
 def test_long_lists_are_cut_with_a_count() -> None:
     assert listed([str(number) for number in range(25)]).endswith("19; and 5 more")
+
+
+# ---- the command line
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """`detloop … | head`: more output than a pipe holds, and output that is still in the buffer at the end."""
+    for lines in (100_000, 1):
+        code = f"import sys; from pipelines.core.cli import run_guarded; sys.exit(run_guarded(lambda: print('x' * 20, *range({lines}))))"
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+        assert process.stdout is not None
+        process.stdout.close()
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (141, b"")
+
+
+def test_another_broken_pipe_stays_an_error() -> None:
+    def work() -> None:
+        raise BrokenPipeError(errno.EPIPE, "the server went away")
+
+    with pytest.raises(BrokenPipeError, match="the server went away"):
+        run_guarded(work)
+
+
+def test_the_report_is_found_from_inside_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data/report").mkdir(parents=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    (tmp_path / "data/report/index.html").write_text("<html>")
+    monkeypatch.chdir(tmp_path / "data/report")
+    assert main(["report"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "data/report/index.html")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 from pipelines.core.errors import DetloopError
 
 EXIT_USER_ERROR = 2
+EXIT_READER_LEFT = 141  # as the shell says it of a program that SIGPIPE ended
 
 _OS_HINTS = {
     errno.ENOSPC: "the disk is full: free some space, then run the same command again",
@@ -25,9 +28,15 @@ _OS_HINTS = {
 def run_guarded(work: Callable[[], int | None]) -> int:
     """Run `work`; return its exit status, or 2 after printing one line for an error that a person can mend."""
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()  # here, so that a reader who went away is noticed before the interpreter ends
+        return status
     except DetloopError as error:
         _say(str(error))
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return EXIT_READER_LEFT
     except OSError as error:
         hint = _OS_HINTS.get(error.errno or 0)
         if hint is None:
@@ -50,6 +59,17 @@ def stage_main(prog: str, work: Callable[[argparse.Namespace], int | None], path
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     args = parser.parse_args()
     sys.exit(run_guarded(lambda: work(args)))
+
+
+def _reader_left() -> bool:
+    """Whether it is standard output whose reader went away (`detloop … | head`); then what is left to write goes nowhere."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _say(message: str) -> None:
