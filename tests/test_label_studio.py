@@ -527,7 +527,7 @@ def test_a_round_in_dvc_runs_the_sync_alone_when_nothing_is_new_and_keeps_the_to
     labels = {item.image_id: item for item in read_annotations(here.folder / "data/labels/annotations.jsonl")}
     assert (labels[image_id].state, labels[image_id].source) == ("verified_empty", f"round {os.getpid()}")
     before = here.hashes("data/labels")
-    assert repro() == ["Running stage 'label_sync':"]
+    assert repro() == ["Running stage 'fetch':", "Running stage 'label_sync':"]
     assert here.hashes("data/labels") == before
     assert len(studio.boss.export(project["id"])) == 1
     secrets = (studio.boss.token.encode(), studio.boss.token.rpartition(".")[2].encode())

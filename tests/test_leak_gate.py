@@ -91,7 +91,9 @@ class Project:
 def work(folder: Path) -> None:
     """collect and dataset, with a label for each kept image."""
     params = folder / "params.yaml"
-    collect.work(argparse.Namespace(params=params, inbox=folder / "inbox", raw=folder / "raw", metrics=folder / "collect.json"))
+    (folder / "fetched").mkdir(exist_ok=True)
+    places = {"inbox": folder / "inbox", "fetched": folder / "fetched", "raw": folder / "raw", "work": folder / "work"}
+    collect.work(argparse.Namespace(params=params, metrics=folder / "collect.json", **places))
     kept = read_manifest(folder / "raw/manifest.parquet").filter(pl.col("status") == "kept")
     box = (Box("cell", (1.0, 1.0, 9.0, 9.0)),)
     labels = [Annotation(row["image_id"], "labeled", row["width_px"], row["height_px"], box, "lab") for row in kept.iter_rows(named=True)]
