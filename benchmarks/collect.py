@@ -24,9 +24,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipelines.core.champion import ChampionRecord, write_champions
 from pipelines.stages.collect import work
 
-RESULT = Path(__file__).parent / "results" / "collect.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "collect.json"
 WORKERS = 2
 RADIUS_BITS = 6
 
@@ -73,14 +75,17 @@ def collect_s(inbox: Path, folder: Path) -> float:
     folder.mkdir()
     (folder / "params.yaml").write_text("classes: [{name: cell}]\n")
     (folder / "fetched").mkdir()
+    shutil.copytree(ROOT / "data/lists", folder / "lists")
+    write_champions(folder / "champion.json", ChampionRecord())
     return again_s(inbox, folder)
 
 
 def again_s(inbox: Path, folder: Path) -> float:
     """Seconds of the collect stage as the folder stands."""
-    paths = {"params": "params.yaml", "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
+    settings = {"params": "params.yaml", "lists": "lists", "record": "champion.json", "store": "champions"}
+    names = {**settings, "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
     start = time.perf_counter()
-    work(argparse.Namespace(inbox=inbox, **{name: folder / path for name, path in paths.items()}))
+    work(argparse.Namespace(inbox=inbox, **{option: folder / name for option, name in names.items()}))
     return time.perf_counter() - start
 
 

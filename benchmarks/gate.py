@@ -68,7 +68,10 @@ def make_dataset(work: Path, images: int) -> None:
     subprocess.run([*sample, *folders], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     params, metrics, raw, labels = write_params(work / "params.yaml", {}), work / "metrics", work / "raw", work / "labels"
     manifest, annotations = raw / "manifest.parquet", work / "annotations.jsonl"
-    run("pipelines.stages.collect", params, inbox=work / "inbox", raw=raw, metrics=metrics / "collect.json")
+    settings = {"lists": ROOT / "data/lists", "record": ROOT / "data/models/champion.json", "store": ROOT / "data/models/champions"}
+    (work / "fetched").mkdir(exist_ok=True)
+    collect_outs = {"raw": raw, "work": work / "cache", "metrics": metrics / "collect.json"}
+    run("pipelines.stages.collect", params, inbox=work / "inbox", fetched=work / "fetched", **settings, **collect_outs)
     label_outs = {"annotations": annotations, "issues": work / "issues.jsonl", "metrics": metrics / "labels.json"}
     run("pipelines.stages.label_sync", params, sources=labels, manifest=manifest, **label_outs)
     dataset_outs = {"assignments": work / "assignments.jsonl", "dataset": work / "dataset", "metrics": metrics / "dataset.json"}

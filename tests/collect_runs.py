@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.champion import ChampionRecord, write_champions
 from pipelines.stages.collect import work
 from tests.images import jpeg
 
@@ -27,7 +28,19 @@ def places(folder: Path, inbox: Path) -> dict[str, Path]:
     (folder / "fetched").mkdir(exist_ok=True, parents=True)
     if not (folder / "params.yaml").exists():
         (folder / "params.yaml").write_text(PARAMS)
-    names = {"params": "params.yaml", "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
+    if not (folder / "lists").exists():
+        shutil.copytree(ROOT / "data/lists", folder / "lists")
+        write_champions(folder / "champion.json", ChampionRecord())
+    names = {
+        "params": "params.yaml",
+        "fetched": "fetched",
+        "lists": "lists",
+        "record": "champion.json",
+        "store": "champions",
+        "raw": "raw",
+        "work": "work",
+        "metrics": "collect.json",
+    }
     return {"inbox": inbox, **{option: folder / name for option, name in names.items()}}
 
 
@@ -57,24 +70,35 @@ class Killed:
 
 
 def kill_at_random_moments(folder: Path, inbox: Path, kills: int, seed: int) -> Killed:
-    """Run undisturbed once; then start anew, `kill -9` at a random moment of that duration, run to the end and compare, `kills` times."""
+    """Run undisturbed once; then start anew, `kill -9` at a random moment, run to the end and compare, `kills` times.
+
+    A moment is a number of images that lie there, and some time more: so all parts of a run are met on a fast and on a busy machine.
+    """
     start = time.monotonic()
     subprocess.run(command(folder / "whole", inbox), cwd=ROOT, check=True, capture_output=True)
     duration_s = time.monotonic() - start
     whole, chance = snapshot(folder / "whole"), random.Random(seed)
+    count = _stored(folder / "whole")
     images: list[int] = []
     differing: set[str] = set()
     for _ in range(kills):
         shutil.rmtree(folder / "out", ignore_errors=True)
         process = subprocess.Popen(command(folder / "out", inbox), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.2, 1.0) * duration_s)
+        wanted = chance.randint(0, count)
+        while process.poll() is None and _stored(folder / "out") < wanted:
+            time.sleep(0.002)
+        time.sleep(chance.choice((0, 0, chance.uniform(0, 0.2))) * duration_s)
         process.kill()
         process.wait()
-        images.append(sum(1 for _ in (folder / "out").glob("raw/images/*/*.jpg")))
+        images.append(_stored(folder / "out"))
         collect(folder / "out", inbox)
         after = snapshot(folder / "out")
         differing |= {name for name in {*whole, *after} if whole.get(name) != after.get(name)}
     return Killed(images, sorted(differing))
+
+
+def _stored(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("raw/images/*/*.jpg"))
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pipelines.fetch.http import is_public
 from pipelines.fetch.wanted import safe_name
 from pipelines.stages.collect import work as collect_work
 from pipelines.stages.fetch import work
+from tests.collect_runs import places
 from tests.images import jpeg
 
 
@@ -310,8 +311,7 @@ def test_the_shared_clip(tmp_path: Path, shared: Path) -> None:
     fetch(tmp_path, source)
     assert content_of(tmp_path / "fetched") == before
     (tmp_path / "inbox").mkdir()
-    places = {"params": "params.yaml", "inbox": "inbox", "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
-    collect_work(argparse.Namespace(**{name: tmp_path / path for name, path in places.items()}))
+    collect_work(argparse.Namespace(**places(tmp_path, tmp_path / "inbox")))
     metrics = json.loads((tmp_path / "collect.json").read_text())
     assert metrics["seen"] == len(rows)
     assert metrics["kept"] == len(frames)

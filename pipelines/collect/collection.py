@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from pipelines.collect.cache import FILES_SCHEMA, MEASURED_SCHEMA, Cache
 from pipelines.collect.fates import Thresholds, find_clusters, with_exact_duplicates, with_near_duplicates, with_reasons
 from pipelines.collect.inbox import InboxFile
 from pipelines.collect.measure import REASON_TOO_LARGE
-from pipelines.collect.screening import Looked, look_at_all
+from pipelines.collect.screening import Looked
+from pipelines.collect.selection import Interest, Lists, with_budget, with_interest, with_lists
 from pipelines.collect.store import IMAGES_FOLDER, ImageStore
 
 _SEGMENT_ROWS = 4096  # measurements that a killed run may lose
@@ -36,6 +37,15 @@ _SEEN_SCHEMA: dict[str, pl.DataType] = {
     "changed_ns": pl.Int64(),
     "inode": pl.UInt64(),
 }
+VIEW_SCHEMA: dict[str, pl.DataType] = {
+    "image_id": pl.String(),
+    "predicted_classes": pl.List(pl.String()),
+    "interest_score": pl.Float64(),  # the best score of a class of interest
+    "uncertainty": pl.Float64(),
+}
+View = Callable[[pl.DataFrame], pl.DataFrame]  # rows with image_id, path, width_px and height_px to VIEW_SCHEMA
+LookAtAll = Callable[[Sequence[str], int, Set[str], ImageStore], Iterator[list[Looked]]]
+
 _STAMP = ["origin", "bytes", "modified_ns", "changed_ns", "inode"]
 
 
@@ -52,43 +62,69 @@ class Collection:
         return self.store.keep_only(set(self.table["path"].drop_nulls()))
 
 
-def collect(
-    files: Sequence[InboxFile], raw: Path, work: Path, thresholds: Thresholds, near_radius_bits: int, near_max_difference: float
-) -> Collection:
-    """Look at what is new and decide over all. Kept images lie below `raw` when it returns; those that are no longer kept still do."""
+@dataclass(frozen=True)
+class Wishes:
+    """What is kept: see `fates` and `selection`. `budget` and `interest` are None where there is none."""
+
+    thresholds: Thresholds
+    near_radius_bits: int
+    near_max_difference: float
+    lists: Lists
+    interest: Interest | None
+    budget: int | None
+    strata: tuple[str, ...]
+
+
+def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, earlier: Set[str], look: LookAtAll, view: View | None) -> Collection:
+    """Look at what is new and decide over all. Kept images lie below `raw` when it returns; those that are no longer kept still do.
+
+    `earlier` has the image_ids that the last run kept; `look` is the executor; `view` gives the champion's view of images that lie below `raw`.
+    """
     started_ns = time.time_ns()
     cache, store = Cache(work), ImageStore(raw)
     seen = pl.DataFrame(list(zip(*files, strict=True)), schema=_SEEN_SCHEMA) if files else pl.DataFrame(schema=_SEEN_SCHEMA)
-    table = _look_at_new(seen, cache, store, thresholds.max_pixels)
+    table = _look_at_new(seen, cache, store, wishes.thresholds.max_pixels, look)
     old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS
     cache.save_files(table.filter(pl.col("image_id").is_not_null() & old_enough).select(list(FILES_SCHEMA)))
-    table = with_exact_duplicates(with_reasons(table, thresholds))
-    kept = table.filter(pl.col("reason").is_null())
-    settings = (near_radius_bits, near_max_difference)
-    clusters = find_clusters(kept, cache.thumbnails(), cache.near(settings), *settings)
+    table = with_exact_duplicates(with_lists(with_reasons(table, wishes.thresholds), wishes.lists))
+    settings = (wishes.near_radius_bits, wishes.near_max_difference)
+    clusters = find_clusters(table.filter(pl.col("reason").is_null()), cache.thumbnails(), cache.near(settings), *settings)
     cache.save_near(settings, clusters)
     table = with_near_duplicates(table, clusters)
     path = pl.concat_str(pl.lit(f"{IMAGES_FOLDER}/"), pl.col("image_id").str.head(2), pl.lit("/"), "image_id", pl.lit("."), "extension")
+    table = table.with_columns(pl.when(pl.col("reason").is_null()).then(path).alias("path"))
+    if view is not None:
+        _store_missing(table, store)
+        table = table.join(view(table.filter(pl.col("path").is_not_null())), on="image_id", how="left", maintain_order="left")
+    else:
+        table = table.with_columns(**{name: pl.lit(None, kind) for name, kind in VIEW_SCHEMA.items() if name != "image_id"})
+    if wishes.interest is not None:
+        table = with_interest(table, wishes.interest)
+    if wishes.budget is not None:
+        table = with_budget(table, wishes.budget, wishes.strata, earlier)
+    in_ = pl.col("reason").is_null()
     table = table.with_columns(
-        pl.when(pl.col("reason").is_null()).then(path).alias("path"),
-        pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(pl.lit("dropped")).alias("status"),
-        pl.lit(None, pl.List(pl.String)).alias("predicted_classes"),
-        pl.lit(None, pl.Float64).alias("uncertainty"),
+        pl.when(in_).then(pl.lit("kept")).otherwise(pl.lit("dropped")).alias("status"),
+        pl.when(in_).then(pl.col("path")).alias("path"),
     )
-    for relative, size, file, image_id in table.filter(pl.col("path").is_not_null()).select("path", "bytes", "file", "image_id").iter_rows():
-        if store.sizes.get(relative) != size:
-            store.put_file(relative, file, image_id)
+    _store_missing(table, store)
     return Collection(table, cache.thumbnails(), store)
 
 
-def _look_at_new(seen: pl.DataFrame, cache: Cache, store: ImageStore, max_pixels: int) -> pl.DataFrame:
+def _store_missing(table: pl.DataFrame, store: ImageStore) -> None:
+    for relative, size, file, image_id in table.filter(pl.col("path").is_not_null()).select("path", "bytes", "file", "image_id").iter_rows():
+        if store.sizes.get(relative) != size:
+            store.put_file(relative, file, image_id)
+
+
+def _look_at_new(seen: pl.DataFrame, cache: Cache, store: ImageStore, max_pixels: int, look: LookAtAll) -> pl.DataFrame:
     """`seen` with image_id, true size, the columns of the measurements, and `refused`."""
     stamped = seen.join(cache.files, on=_STAMP, how="left", maintain_order="left")
     measured = cache.measured["image_id"]
     new = stamped.filter(pl.col("unopened").is_null() & ~pl.col("image_id").is_in(measured.implode()).fill_null(value=False))
     looked: list[tuple[str | None, int | None, str | None]] = []
     waiting: dict[str, Looked] = {}
-    for batch in look_at_all(new["file"].to_list(), max_pixels, set(measured) if len(new) else set(), store.put):
+    for batch in look(new["file"].to_list(), max_pixels, set(measured) if len(new) else set(), store):
         looked += [(item.image_id, item.bytes, item.refused) for item in batch]
         waiting.update({item.image_id: item for item in batch if item.image_id is not None and _lasts(item)})
         if len(waiting) >= _SEGMENT_ROWS:

@@ -16,7 +16,7 @@ import cv2
 from tqdm import tqdm
 
 from pipelines.collect.measure import Measurement, measure
-from pipelines.collect.store import raw_path
+from pipelines.collect.store import ImageStore, raw_path
 from pipelines.core.containers import HEAD_BYTES, RefusedError, sniff
 
 MAX_THREADS = 8  # beyond this the interpreter lock is the limit
@@ -38,20 +38,20 @@ class Looked(NamedTuple):
     measurement: Measurement | None
 
 
-def look_at_all(paths: Sequence[str], max_pixels: int, known: Set[str], store: Store | None, threads: int | None = None) -> Iterator[list[Looked]]:
+def look_at_all(paths: Sequence[str], max_pixels: int, known: Set[str], store: ImageStore) -> Iterator[list[Looked]]:
     """Look at every file; results come in order, in batches. See `look_at`."""
     batches = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
-    pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, MAX_THREADS))
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS))
     try:
         with tqdm(total=len(paths), desc="collect", unit="image", disable=None) as bar:
-            for done in pool.map(lambda batch: look_at_batch(batch, max_pixels, known, store), batches):
+            for done in pool.map(lambda batch: look_at_batch(batch, max_pixels, known, store.put), batches):
                 bar.update(len(done))
                 yield done
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def look_at_batch(paths: Sequence[str], max_pixels: int, known: Set[str], store: Store | None) -> list[Looked]:
+def look_at_batch(paths: Sequence[str], max_pixels: int, known: Set[str], store: Store) -> list[Looked]:
     """Look at some files in turn."""
     log_level = cv2.getLogLevel()
     cv2.setLogLevel(0)  # broken files are counted and listed by us
@@ -61,7 +61,7 @@ def look_at_batch(paths: Sequence[str], max_pixels: int, known: Set[str], store:
         cv2.setLogLevel(log_level)
 
 
-def look_at(path: str, max_pixels: int, known: Set[str], store: Store | None) -> Looked:
+def look_at(path: str, max_pixels: int, known: Set[str], store: Store) -> Looked:
     """Look at one file. `known` image_ids are not measured again; `store(path relative to raw, content)` gets a measured one."""
     try:
         with open(path, "rb", buffering=0) as stream:
@@ -82,8 +82,7 @@ def look_at(path: str, max_pixels: int, known: Set[str], store: Store | None) ->
         measurement = measure(content, max_pixels)
     except RefusedError as error:
         return Looked(image_id, len(content), error.reason, None)
-    if store is not None:
-        store(raw_path(image_id, measurement.extension), content)
+    store(raw_path(image_id, measurement.extension), content)
     return Looked(image_id, len(content), None, measurement)
 
 

@@ -93,6 +93,22 @@ class DownloadParams(Section):
     allow_private_addresses: bool = False
 
 
+class ScreenParams(Section):
+    """What the champion must see in an image that is kept; without a champion all are kept."""
+
+    use: Literal["none", "champion"] = "none"
+    classes: list[str] = []  # empty: any class
+    score: Fraction = 0.25
+    uncertainty: Fraction = 0.5
+
+
+class SampleParams(Section):
+    """How many images are kept at most, and over what they are spread."""
+
+    budget: Positive | None = None
+    by: list[Literal["source", "day", "month", "predicted_class"]] = ["source", "month", "predicted_class"]
+
+
 class CollectParams(Section):
     """Where images come from, and screening of new ones."""
 
@@ -106,6 +122,9 @@ class CollectParams(Section):
     min_sharpness: Annotated[float, Field(ge=0)] = 3
     near_radius_bits: Annotated[int, Field(ge=0, le=16)] = 6
     near_max_difference: Annotated[float, Field(ge=0, le=255)] = 12
+    screen: ScreenParams = ScreenParams()
+    sample: SampleParams = SampleParams()
+    executor: Literal["local", "ray"] = "local"
 
     @field_validator("sources")
     @classmethod
@@ -325,6 +344,9 @@ class Params(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"classes: the names {twice} stand twice (names and aliases together must be unique)")
+        strangers = sorted(set(self.collect.screen.classes) - {item.name for item in self.classes})
+        if strangers:
+            raise ValueError(f"collect.screen.classes: {strangers} are no classes of this file")
         if self.dataset.val_fraction + self.dataset.test_fraction >= 1:
             raise ValueError("dataset: val_fraction and test_fraction leave nothing to train on (their sum must be below 1)")
         return self

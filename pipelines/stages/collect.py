@@ -1,35 +1,66 @@
-"""Stage `collect`: from the inbox to data/raw (images by id and the manifest)."""
+"""Stage `collect`: from the inbox and the sources to data/raw (images by id and the manifest)."""
 
 from __future__ import annotations
 
 import argparse
 
-from pipelines.collect.collection import collect
+from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
 from pipelines.collect.inbox import both, read_inbox
+from pipelines.collect.screening import look_at_all
+from pipelines.collect.selection import Interest, Lists, lines_of, unmatched
 from pipelines.collect.summary import collection_metrics
+from pipelines.core.champion import read_champions
 from pipelines.core.cli import stage_main
 from pipelines.core.errors import MissingInputError
-from pipelines.core.io import require_folder, write_metrics
-from pipelines.core.params import load_params
-from pipelines.core.records import write_manifest
+from pipelines.core.io import require_file, require_folder, write_metrics
+from pipelines.core.params import Params, load_params
+from pipelines.core.records import read_manifest, write_manifest
 
 _FILL = "run `detloop sample` or `detloop import`, or put images there"
+_LISTS = "restore it from git (an empty list is an empty file)"
 
 
 def work(args: argparse.Namespace) -> None:
     """Images first, manifest after them, metrics last: killed anywhere, the next run ends in the same state."""
-    params = load_params(args.params).collect
+    params = load_params(args.params)
     inbox = both(read_inbox(require_folder(args.inbox, _FILL)), read_inbox(require_folder(args.fetched, "run `dvc repro fetch`")))
     if not inbox.files:
         raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
-    thresholds = Thresholds(params.min_side_px, params.max_pixels, params.min_brightness, params.max_brightness, params.min_sharpness)
-    collection = collect(inbox.files, args.raw, args.work, thresholds, params.near_radius_bits, params.near_max_difference)
-    write_manifest(args.raw / "manifest.parquet", collection.table)
+    lists = Lists(*(lines_of(require_file(args.lists / name, _LISTS).read_text(encoding="utf-8")) for name in ("pick.txt", "reject.txt")))
+    manifest = args.raw / "manifest.parquet"
+    earlier = set(read_manifest(manifest).filter(status="kept")["image_id"]) if params.collect.sample.budget and manifest.exists() else set()
+    view = _view(params, args)
+    collection = collect(inbox.files, args.raw, args.work, _wishes(params, lists, screened=view is not None), earlier, look_at_all, view)
+    write_manifest(manifest, collection.table)
     collection.remove_strays()
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
+    metrics["list_lines_unmatched"] = {name: unmatched(collection.table, lines) for name, lines in (("pick", lists.pick), ("reject", lists.reject))}
     write_metrics(args.metrics, metrics)
     print(f"collect: {metrics['kept']} images kept, {metrics['dropped']} files dropped, {metrics['near_duplicate_pairs']} near-duplicates linked")
+
+
+def _wishes(params: Params, lists: Lists, *, screened: bool) -> Wishes:
+    rules = params.collect
+    return Wishes(
+        Thresholds(rules.min_side_px, rules.max_pixels, rules.min_brightness, rules.max_brightness, rules.min_sharpness),
+        rules.near_radius_bits,
+        rules.near_max_difference,
+        lists,
+        Interest(rules.screen.score, rules.screen.uncertainty) if screened else None,
+        rules.sample.budget,
+        tuple(rules.sample.by),
+    )
+
+
+def _view(params: Params, args: argparse.Namespace) -> View | None:
+    """The champion's view; None where it is not wanted, or there is no champion yet."""
+    champion = read_champions(args.record).current
+    if params.collect.screen.use == "none" or champion is None:
+        return None
+    from training.screening import champion_view
+
+    return lambda images: champion_view(images, champion, args.store, args.raw, args.work, params)
 
 
 if __name__ == "__main__":
@@ -40,6 +71,9 @@ if __name__ == "__main__":
             "params": "params.yaml",
             "inbox": "folder of folders with images and logs",
             "fetched": "folder that the stage fetch fills",
+            "lists": "folder with pick.txt and reject.txt",
+            "record": "champion.json",
+            "store": "folder of the champions' models",
             "raw": "folder for images/ and manifest.parquet",
             "work": "folder for what the next run may use again",
             "metrics": "metrics file to write",
