@@ -1,0 +1,107 @@
+"""The server's page in a real browser: a picture gives boxes, a chosen box a complaint, nothing foreign is requested. Skipped without Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import Response
+from fastapi.responses import HTMLResponse
+
+from export.serve.app import Service, build_app
+from export.serve.detector import open_detector
+from export.serve.feedback import FeedbackFolders, Sample
+from export.serve.server import listen
+from export.serve.uploads import Limits
+from pipelines.core.io import read_jsonl
+from tests.serving import wait_for
+from tests.test_release import run_release
+from tests.test_report_browser import CHROMIUM, FLAGS
+from tests.tiny_detector import make_project
+
+PLAY = """<script>
+window.problems = [];
+addEventListener("error", (event) => problems.push(String(event.message)));
+addEventListener("unhandledrejection", (event) => problems.push(String(event.reason)));
+const until = async (holds) => { for (let turn = 0; turn < 400 && !holds(); turn++) await new Promise((done) => setTimeout(done, 25)); };
+addEventListener("load", async () => {
+  const answer = {};
+  await until(() => state.classes.length);
+  answer.about = document.getElementById("about").textContent;
+  await detect(new File([await (await fetch("golden.png")).blob()], "golden.png"));
+  answer.status = document.getElementById("status").textContent;
+  answer.boxes = document.querySelectorAll("#boxes rect").length;
+  answer.rows = [...document.querySelectorAll("#rows tr")].map((row) => row.cells[0].textContent);
+  document.querySelectorAll("#rows tr")[1].click();
+  answer.chosen = document.querySelectorAll("#rows tr.chosen").length;
+  document.getElementById("complain").requestSubmit();
+  await until(() => document.getElementById("sent").textContent);
+  answer.sent = document.getElementById("sent").textContent;
+  await detect(new File(["no image"], "<img src=x onerror=alert(1)>.png"));
+  answer.refused = document.getElementById("status").textContent;
+  const own = (name) => name.startsWith(location.origin) || /^(data|blob):/.test(name);
+  answer.requests = performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !own(name));
+  answer.problems = problems;
+  const output = document.createElement("pre");
+  output.id = "answer";
+  output.textContent = JSON.stringify(answer);
+  document.body.append(output);
+});
+</script>"""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A server whose page plays, and the project that it keeps complaints in."""
+    project = make_project(tmp_path / "p")
+    assert run_release(project)["verdict"] == "released"
+    bundle = project.root / "release"
+    detector = open_detector(bundle, None, threads=1, waiting=8, batch=None, wait_s=0, say=print)
+    folders = FeedbackFolders(tmp_path / "inbox", tmp_path / "feedback")
+    app = build_app(Service(detector, Limits(10**6, 10**6, 4), 8, folders, Sample(0), 3600))
+    page = (Path(__file__).parents[1] / "export" / "serve" / "page.html").read_text()
+
+    @app.get("/play")
+    async def play() -> Response:
+        return HTMLResponse(page.replace("<script>", PLAY + "<script>", 1))
+
+    @app.get("/golden.png")
+    async def golden() -> Response:
+        return Response((bundle / "golden" / "00.png").read_bytes(), media_type="image/png")
+
+    listening = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/play", tmp_path
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_draws_boxes_and_takes_a_complaint(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, folder = served
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=30000", "--dump-dom", url]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    found = re.search(r'<pre id="answer">(.*?)</pre>', dom, re.DOTALL)
+    assert found, dom[-2000:]
+    answer = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert answer["about"] == "onnxruntime_fp16, 64 x 64: red, green, blue"
+    assert re.fullmatch(r"4 boxes in \d+ ms, 96 x 64 pixels", answer["status"])
+    assert answer["boxes"] == len(answer["rows"]) == 4
+    assert set(answer["rows"]) <= {"red", "green", "blue"}
+    assert (answer["chosen"], answer["sent"]) == (1, "kept, thank you")
+    assert "not_an_image" in answer["refused"]
+    assert (answer["requests"], answer["problems"]) == ([], [])
+    (row,) = (row for path in (folder / "feedback").glob("*.jsonl") for row in read_jsonl(path))
+    assert (row["complaint"], len(row["box"])) == ("false_alarm", 4)
