@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "queue": "turn the mined list into the round's queue for people",
     "suite": "take confirmed bad cases into the regression suite, and show it",
     "promote": "make this round's model the champion that later ones are held against",
+    "noise": "train a few times with other seeds, so that the champion gate knows their noise",
     "predict": "run a released bundle on images",
     "bundle": "test a released bundle on its golden vectors",
     "serve": "answer images over HTTP with a released bundle",

@@ -101,6 +101,15 @@ def write_champions(path: Path, record: ChampionRecord) -> None:
     write_text(path, record_text(record))
 
 
+def stored_train(store: Path, champion: Champion) -> Path:
+    """The dataset's lines that the champion was trained on.
+
+    Raises:
+        MissingInputError: they are not on this machine.
+    """
+    return require_file(store / champion.folder / TRAIN_FILE, STORE_HINT)
+
+
 def stored_model(store: Path, champion: Champion) -> Path:
     """The champion's model file, held against its hash.
 

@@ -181,6 +181,8 @@ class TrainParams(Section):
     """One training."""
 
     model: str = "yolo11n.yaml"
+    from_champion: Positive | None = None
+    replay: Fraction = 0.5
     imgsz: Annotated[int, Field(ge=32, multiple_of=32)] = 320
     epochs: Positive = 40
     patience: Annotated[int, Field(ge=0)] = 40

@@ -1,0 +1,108 @@
+"""`detloop noise`: train a few times with nothing but the seed changed, so that the champion gate knows how much that alone moves the figures."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from pipelines.core.champion import read_champions, write_champions
+from pipelines.core.errors import DetloopError, ParamsError
+from pipelines.core.io import require_file, sha256_bytes
+from pipelines.core.params import Params, load_params
+from pipelines.core.records import ground_truth, read_detections, read_samples
+from pipelines.core.slices import SliceLimits
+from pipelines.core.types import Detections
+from pipelines.evaluation.coco import match_tables
+from pipelines.evaluation.differences import figures, parts_of
+from pipelines.evaluation.seeds import MIN_SEEDS, Figures
+
+DATA = Path("data")  # as dvc.yaml has it
+PARAMS = Path("params.yaml")
+RECORD = DATA / "models" / "champion.json"
+WORK = DATA / "work" / "noise"
+FIRST_SEED = 1001  # far from the seeds that people choose, so that no measured training is one that is judged
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--trainings", type=int, default=MIN_SEEDS, help="how many; each takes as long as a round's (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, predict the test set, write the figures into the champion's record. Run again after an interruption, it goes on.
+
+    Raises:
+        ParamsError: too few trainings to say anything.
+        DetloopError: a training failed; its own message stands above.
+    """
+    if args.trainings < MIN_SEEDS:
+        raise ParamsError(f"--trainings {args.trainings}: the noise between seeds needs at least {MIN_SEEDS}")
+    params = load_params(PARAMS)
+    record = read_champions(RECORD)
+    content = [
+        require_file(path, "run `dvc repro`").read_bytes() for path in (PARAMS, DATA / "start" / "train.jsonl", DATA / "dataset" / "test.jsonl")
+    ]
+    base = WORK / sha256_bytes(b"\n".join(content))[:12]
+    trainings: list[Figures] = []
+    for number in range(args.trainings):
+        seed = FIRST_SEED + number
+        trainings.append(_figures(params, _predictions(base / str(seed), seed)))
+        print(f"seed {seed}: test AP {trainings[-1]['all']['AP'] or 0:.3f}, AP50 {trainings[-1]['all']['AP50'] or 0:.3f}", flush=True)
+    write_champions(RECORD, replace(record, seed_noise=tuple(trainings)))
+    shutil.rmtree(base, ignore_errors=True)
+    spread = np.std([training["all"]["AP"] or 0.0 for training in trainings], ddof=1)
+    print(f"the seed alone moves the test AP by {spread * 100:.1f} points (standard deviation of {args.trainings})")
+    print(f"next: commit {RECORD}, then `dvc repro`")
+    return 0
+
+
+def _predictions(folder: Path, seed: int) -> Path:
+    """The test set's detections of a training with this seed, made where they are not there yet."""
+    predictions = folder / "predictions"
+    if not predictions.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        yaml = YAML()
+        values = yaml.load(PARAMS.read_text(encoding="utf-8"))
+        values.setdefault("train", {})["seed"] = seed
+        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+            yaml.dump(values, file)
+        common: list[str | Path] = ["--params", folder / "params.yaml", "--raw", DATA / "raw"]
+        outs: list[str | Path] = [
+            "--work",
+            folder / "work",
+            "--model",
+            folder / "model.pt",
+            "--curves",
+            folder / "curves",
+            "--metrics",
+            folder / "train.json",
+        ]
+        _stage("training.stages.train", [*common, "--dataset", DATA / "start", *outs])
+        _stage("training.stages.predict", [*common, "--dataset", DATA / "dataset", "--model", folder / "model.pt", "--predictions", predictions])
+    return predictions / "test.parquet"
+
+
+def _stage(module: str, options: Sequence[str | Path]) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *map(str, options)], check=False)
+    if done.returncode != 0:
+        raise DetloopError(f"python -m {module} ended with {done.returncode}: mend what it says above, then run the same command again")
+
+
+def _figures(params: Params, predictions: Path) -> Figures:
+    classes, values = params.class_names, params.evaluate
+    limits = SliceLimits(values.small_area_px, values.medium_area_px, values.dark_below, values.bright_above)
+    samples = sorted(read_samples(DATA / "dataset" / "test.jsonl"), key=lambda item: item.image_id)
+    found = read_detections(predictions, classes)
+    detections = [found.get(sample.image_id, Detections.empty()) for sample in samples]
+    truth = [ground_truth(sample, classes) for sample in samples]
+    tables = match_tables(truth, detections, len(classes), small_area_px=limits.small_area_px, medium_area_px=limits.medium_area_px)
+    parts = figures(parts_of(samples, classes, limits), tables, np.ones((1, len(samples)), np.int64))
+    return {name: {metric: None if np.isnan(value[0]) else float(value[0]) for metric, value in part.items()} for name, part in parts.items()}
