@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.commands import noise
 from pipelines.core.champion import Champion, ChampionRecord, read_champions, stored_model, write_champions
 from pipelines.core.errors import DataError, MissingInputError
 from pipelines.core.io import read_json, read_jsonl, sha256_bytes, write_bytes, write_json, write_text
@@ -163,6 +164,34 @@ def test_the_suite_is_scored_and_its_history_kept() -> None:
     worse = challenged()
     assert worse["suite"]["regressed"] == worse["suite"]["newly_broken"] == suite["fixed"]
     assert any(reason.startswith(f"{suite['fixed']} items of the regression suite broke") for reason in worse["reasons"])
+
+
+@pytest.mark.usefixtures("project")
+def test_the_noise_between_seeds_is_recorded_and_used(capsys: pytest.CaptureFixture[str]) -> None:
+    challenged()
+    main(["promote"])
+    take_candidate_as_champions_detections()
+    write_bytes(Path("data/start/train.jsonl"), Path("data/dataset/train.jsonl").read_bytes())
+    assert main(["noise", "--trainings", "2"]) == 2
+    assert "needs at least 3" in capsys.readouterr().err
+    assert main(["noise"]) == 2, "nothing to train on here"
+    assert "python -m training.stages.train ended with 2" in capsys.readouterr().err
+    (work,) = noise.WORK.iterdir()
+    _, truth = made_test_set(80, seed=2)
+    ids = [sample.image_id for sample in read_samples(Path("data/dataset/test.jsonl"))]
+    for number in range(3):  # as an interrupted run leaves them
+        found = dict(zip(ids, detector(truth, 0.8, 50 + number), strict=True))
+        write_detections(work / str(noise.FIRST_SEED + number) / "predictions" / "test.parquet", found, CLASSES)
+    assert main(["noise"]) == 0
+    record = read_champions(RECORD)
+    assert len(record.seed_noise) == 3
+    assert len({training["all"]["AP"] for training in record.seed_noise}) == 3
+    assert record.champions, "the champion stays"
+    assert not work.exists()
+    write_candidate(0.8, OTHER)
+    metrics = challenged()
+    assert metrics["seeds"] == 3
+    assert not any("noise between seeds" in note for note in metrics["notes"])
 
 
 @pytest.mark.usefixtures("project")

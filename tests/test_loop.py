@@ -1,4 +1,7 @@
-"""The whole loop, small: two rounds with questions, answers, the regression suite and a champion, through the commands that people give."""
+"""The whole loop, small: two rounds with questions, answers, the regression suite and a champion, through the commands that people give.
+
+The second round trains from the first one's champion.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,13 @@ def test_two_rounds(tmp_path: Path) -> None:
     assert 0 < len(suite) <= len(cases)
     assert f"of {len(cases)} cases asked about, {len(suite)} are confirmed" in said
 
+    params.write_text(params.read_text().replace("from_champion: null", "from_champion: 1"))
     ran = ok(workspace, "dvc", "repro", *JUDGED)
     assert "Running stage 'train'" in ran
+    start = read_json(data / "metrics/train.json")["start"]
+    assert start["champion"] == 1
+    assert start["new_images"] > 0, "images that were labeled anew"
+    assert 0 < start["replayed_images"] < start["old_images"], "a share of those that the champion knows"
     second = read_json(data / "metrics/challenge.json")
     assert (second["champion"], second["verdict"] in ("promote", "reject", "inconclusive")) == (1, True)
     assert second["suite"]["items"] == len(suite) == len(read_jsonl(data / "challenge/suite.jsonl"))
@@ -67,7 +75,7 @@ def test_two_rounds(tmp_path: Path) -> None:
     ok(workspace, "promote", "--because", "the loop goes on")
     again = ok(workspace, "dvc", "repro", *JUDGED)
     ran_again = {line.split("'")[1] for line in again.splitlines() if line.startswith("Running stage")}
-    assert ran_again == {"label_sync", "predict_champion", "challenge"}, "promoting trains nothing anew"
+    assert ran_again == {"label_sync", "start", "predict_champion", "challenge"}, "promoting trains nothing anew"
     itself = read_json(data / "metrics/challenge.json")
     assert (itself["champion"], itself["same_model"], itself["verdict"]) == (2, True, "inconclusive")
     histories = [item["history"] for item in read_jsonl(data / "badcases/suite.jsonl")]
