@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError
-from pipelines.core.io import canonical_json, sha256_bytes
+from pipelines.core.io import canonical_json
 
 CONTRACT_KEY = "detloop"
 PRECISION_KEY = "detloop_precision"
@@ -86,9 +86,3 @@ def precision_from_metadata(metadata: Mapping[str, str], where: str) -> str:
     if PRECISION_KEY not in metadata:
         raise DataError(f"{where} carries no `{PRECISION_KEY}` metadata: export it with `dvc repro export_onnx`")
     return metadata[PRECISION_KEY]
-
-
-def calibration_record(image_ids: Sequence[str]) -> str:
-    """The calibration entry: which split, how many images, and the sha256 over their sorted ids, one a line."""
-    ids = sorted(image_ids)
-    return canonical_json({"split": "train", "count": len(ids), "sha256": sha256_bytes("".join(f"{item}\n" for item in ids).encode())})

@@ -17,21 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.convert.calibration import calibration_batches, choose_calibration, require_train_only
+from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only, strata
+from export.convert.float_layers import disturbance, fewest_layers, quantized_layers, sensitivities, with_float_layers
 from export.convert.fp16_from_onnx import fp16_from_onnx
 from export.convert.int8_from_onnx import int8_from_onnx
 from export.convert.onnx_from_torch import onnx_from_torch
 from export.convert.onnx_model import decode_nodes, metadata_of, tail_nodes, with_metadata
-from export.metadata import calibration_record, metadata_from_contract
+from export.metadata import metadata_from_contract
 from export.runners import open_runner
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, LeakError
 from pipelines.core.images import read_image
+from pipelines.core.io import sha256_bytes
+from pipelines.core.slices import SliceLimits
 from pipelines.core.types import Box, Sample
 from tests.small_yolos import CLASSES, SIDE, checkpoint, pictures
 from training.checkpoint import load_detector
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMITS = SliceLimits(small_area_px=1024, medium_area_px=9216, dark_below=60, bright_above=190)
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +53,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stage(project: Path, precision: str, target: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "export.stages.quantize", "--params", str(project / "params.yaml"), "--precision", precision]
     command += ["--onnx", str(project / "model.onnx"), "--dataset", str(project / "dataset"), "--raw", str(project / "raw")]
+    command += ["--work", str(target.parent / "work"), "--search", str(target.parent / "search"), "--metrics", str(target.parent / "metrics.json")]
     return subprocess.run([*command, "--quantized", str(target)], check=False, cwd=ROOT, capture_output=True, text=True)
 
 
 def quantized(project: Path, keep_float: str = "head") -> bytes:
-    samples = choose_calibration(pictures(project, split="train", count=12, seed=0), 8)
+    samples = choose_calibration(pictures(project, split="train", count=12, seed=0), 8, LIMITS)
     contract = ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores")
 
     def batches() -> Iterator[np.ndarray]:
         return calibration_batches(samples, contract, lambda sample: read_image(project / "raw" / sample.path))
 
-    record = calibration_record([sample.image_id for sample in samples])
+    record = calibration_record(samples, LIMITS)
     model = onnx.load(project / "model.onnx")
     return int8_from_onnx(model, batches(), input_name="images", keep_float=keep_float, calibration=record)  # type: ignore[arg-type]
 
@@ -185,7 +190,11 @@ def test_int8_stage_same_bytes_and_what_it_was_calibrated_on(project: Path, int8
     assert (tmp_path / "other.onnx").read_bytes() == with_metadata(int8.read_bytes(), {"detloop_thresholds": metadata["detloop_thresholds"]})
     assert set(json.loads(metadata["detloop_thresholds"])) == set(CLASSES)
     record = json.loads(metadata["detloop_calibration"])
-    assert (record["split"], record["count"], len(record["sha256"])) == ("train", 8, 64)
+    assert (record["split"], record["count"], len(record["images"])) == ("train", 8, 8)
+    ids = sorted(item.image_id for item in choose_calibration(pictures(project, split="train", count=12, seed=0), 8, LIMITS))
+    assert record["sha256"] == sha256_bytes("".join(f"{item}\n" for item in ids).encode())
+    assert record["images"] == [item[:16] for item in ids]
+    assert record["strata"]["light normal"] == 8
     assert metadata["detloop_precision"] == "int8"
     assert metadata["detloop"] == metadata_of(onnx.load(project / "model.onnx"))["detloop"]
 
@@ -226,25 +235,46 @@ def test_calibration_images_by_hand() -> None:
         sample("d", "y", ("nut", "nut")),
         sample("e", "x", ()),
     ]
-    assert [item.image_id for item in choose_calibration(train, 3)] == ["a", "d", "e"]  # one of each stratum first
-    assert [item.image_id for item in choose_calibration(train, 4)] == ["a", "b", "d", "e"]
-    assert [item.image_id for item in choose_calibration(train, 99)] == ["a", "b", "c", "d", "e"]
+    assert [item.image_id for item in choose_calibration(train, 3, LIMITS)] == ["a", "d", "e"]  # "class none" and "class nut" are the rarest
+    assert [item.image_id for item in choose_calibration(train, 4, LIMITS)] == ["a", "b", "d", "e"]
+    assert [item.image_id for item in choose_calibration(train, 99, LIMITS)] == ["a", "b", "c", "d", "e"]
     with pytest.raises(DataError, match="no images to calibrate"):
-        choose_calibration([], 3)
+        choose_calibration([], 3, LIMITS)
+
+
+def test_strata_of_an_image() -> None:
+    big = replace(sample("a", "line3", ("bolt",)), boxes=(Box("bolt", (0, 0, 32, 32)), Box("nut", (0, 0, 100, 100))), brightness=200.0)
+    assert strata(big, LIMITS) == {"class bolt", "class nut", "size small", "size large", "light bright", "source line3"}
+    assert strata(replace(big, boxes=(), brightness=60.0), LIMITS) == {"class none", "light normal", "source line3"}
+
+
+def test_a_rare_stratum_is_not_drowned() -> None:
+    """300 bright images of one source and one dark image of another: 4 of them show both lights, whatever the ids."""
+    many = [replace(sample(f"{number:03d}", "a", ("bolt",)), brightness=200.0) for number in range(300)]
+    rare = replace(sample("zzz", "z", ("bolt",)), brightness=5.0)
+    assert rare in choose_calibration([*many, rare], 4, LIMITS)
+
+
+def test_ranges_are_named_by_model_images_and_versions() -> None:
+    key = calibration_key("m", "r", {"onnxruntime": "1"})
+    assert key == calibration_key("m", "r", {"onnxruntime": "1"})
+    assert (
+        len({key, calibration_key("n", "r", {"onnxruntime": "1"}), calibration_key("m", "s", {"onnxruntime": "1"}), calibration_key("m", "r", {})})
+        == 4
+    )
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("xy"), st.sets(st.sampled_from(CLASSES))), min_size=1, max_size=30), st.integers(1, 40), st.randoms())
-def test_calibration_images_do_not_depend_on_order(kinds: list[tuple[str, set[str]]], count: int, shuffler: object) -> None:
+def test_calibration_images_show_every_stratum_in_any_order(kinds: list[tuple[str, set[str]]], count: int, shuffler: object) -> None:
     train = [sample(f"{number:02d}", source, tuple(sorted(classes))) for number, (source, classes) in enumerate(kinds)]
-    chosen = choose_calibration(train, count)
+    chosen = choose_calibration(train, count, LIMITS)
     assert len({item.image_id for item in chosen}) == len(chosen) == min(count, len(train))
     assert set(chosen) <= set(train)
     shuffler.shuffle(train)  # type: ignore[attr-defined]
-    assert choose_calibration(train, count) == chosen
-    strata = {(item.source, frozenset(box.class_name for box in item.boxes)) for item in train}
-    seen = {(item.source, frozenset(box.class_name for box in item.boxes)) for item in chosen}
-    assert len(seen) == min(len(strata), count)
+    assert choose_calibration(train, count, LIMITS) == chosen
+    wanted, shown = ({tag for item in items for tag in strata(item, LIMITS)} for items in (train, chosen))
+    assert shown == wanted or count < len(wanted)
 
 
 def test_only_train_images() -> None:
@@ -253,6 +283,8 @@ def test_only_train_images() -> None:
         require_train_only(["a", "z"], ["a"], [])
     with pytest.raises(LeakError, match="a is held out"):
         require_train_only(["a"], ["a"], ["a"])
+    with pytest.raises(LeakError, match="0123456789abcdef is held out for val or test"):  # as model files state them
+        require_train_only(["0123456789abcdef"], ["f" * 64], ["0123456789abcdef" + "0" * 48])
 
 
 def test_calibration_sees_what_the_runners_are_fed(project: Path) -> None:
@@ -263,3 +295,101 @@ def test_calibration_sees_what_the_runners_are_fed(project: Path) -> None:
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found[0, :, :8], np.float32(7) / np.float32(255))  # 80x60 becomes 64x48, 8 px of padding above and below
     assert found[0, :, 8:56].std() > 0.1
+
+
+# ---- layers back to float
+
+
+def test_ranges_are_measured_once(project: Path, tmp_path: Path) -> None:
+    """Kept ranges give the same bytes, without an image being read."""
+    model = onnx.load(project / "model.onnx")
+    batch = np.random.default_rng(0).random((1, 3, SIDE, SIDE), dtype=np.float32)
+    path = tmp_path / "ranges.json"
+    made = [
+        int8_from_onnx(model, batches, input_name="images", keep_float="head", calibration="{}", ranges=path)
+        for batches in ([batch], iter(()))  # the second time there is nothing to measure on
+    ]
+    assert made[0] == made[1]
+    assert made[0] == int8_from_onnx(model, [batch], input_name="images", keep_float="head", calibration="{}")
+
+
+def test_all_layers_back_in_float_is_the_float_model(project: Path, int8: Path, tmp_path: Path) -> None:
+    fp32 = onnx.load(project / "model.onnx")
+    quantized_model = onnx.load(int8)
+    layers = quantized_layers(quantized_model)
+    assert len(layers) == len([node for node in fp32.graph.node if node.op_type == "Conv"]) - len(
+        [name for name in tail_nodes(node.name for node in fp32.graph.node) if name.endswith("Conv")]
+    )
+    path = tmp_path / "float.onnx"
+    path.write_bytes(with_float_layers(quantized_model, fp32, layers))
+    again = onnx.load(path)
+    assert not [node.name for node in again.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Min")]
+    assert len(again.graph.initializer) == len(fp32.graph.initializer)
+    assert json.loads(metadata_of(again)["detloop_float_layers"]) == sorted(layers)
+    for kind, found in outputs(path).items():
+        np.testing.assert_allclose(found, outputs(project / "model.onnx")[kind], atol=1e-4, err_msg=kind)
+
+
+def test_one_layer_back_in_float_leaves_the_others(project: Path, int8: Path) -> None:
+    fp32, quantized_model = onnx.load(project / "model.onnx"), onnx.load(int8)
+    layers = quantized_layers(quantized_model)
+    changed = onnx.load_from_string(with_float_layers(quantized_model, fp32, layers[3:4]))
+    assert quantized_layers(changed) == layers[:3] + layers[4:]
+    assert with_float_layers(quantized_model, fp32, []) == with_metadata(int8.read_bytes(), {"detloop_float_layers": "[]"})
+    with pytest.raises(DataError, match="no quantized layers"):
+        with_float_layers(quantized_model, fp32, ["/model.99/Conv"])
+
+
+def test_the_layer_with_the_widest_ranges_ranks_first(tmp_path: Path) -> None:
+    """In a chain of three convolutions the second one gets a range that is a hundred times too wide: it must be found, and giving it up must help."""
+    fp32 = concatenation()
+    batches = [np.random.default_rng(seed).random((1, 3, SIDE, SIDE), dtype=np.float32) for seed in range(3)]
+    broken = onnx.load_from_string(int8_from_onnx(fp32, batches, input_name="images", keep_float="none", calibration="{}"))
+    victim = "/model.1/conv/Conv"
+    source = next(node for node in broken.graph.node if node.name == victim).input[0]
+    scale = next(node for node in broken.graph.node if source in node.output).input[1]
+    tensor = next(item for item in broken.graph.initializer if item.name == scale)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(100), scale))
+
+    def run(model: bytes) -> np.ndarray:
+        path = tmp_path / "candidate.onnx"
+        path.write_bytes(model)
+        with open_runner("onnxruntime", path, threads=1) as runner:
+            return np.concatenate([1 / (1 + np.exp(-runner.infer(batch))) for batch in batches])
+
+    found = sensitivities(broken, fp32, run, "cxcywh_scores")
+    assert set(found) == set(quantized_layers(broken))
+    assert next(iter(found)) == victim
+    assert found[victim] > 5 * sorted(found.values())[-2]
+    exact = run(fp32.SerializeToString())
+    before = disturbance(exact, run(broken.SerializeToString()), "cxcywh_scores")
+    assert disturbance(exact, run(with_float_layers(broken, fp32, [victim])), "cxcywh_scores") < before / 5
+
+
+def test_disturbance_by_hand() -> None:
+    exact = np.array([[[10.0], [10], [4], [4], [0.8], [0.2]]], np.float32)  # one anchor, 4x4 px, two classes
+    found = np.array([[[12.0], [10], [4], [4], [0.4], [0.2]]], np.float32)
+    # scores: (0.4 / 0.8 + 0) / 2; boxes: 2 px moved of 4 + 4
+    assert disturbance(exact, found, "cxcywh_scores") == pytest.approx(0.25 + 0.25, abs=1e-6)
+    assert disturbance(exact, exact, "cxcywh_scores") == 0
+    ends = np.array([[[0, 0, 9, 9, 0.9, 1], [0, 0, 5, 5, 0.1, 0]]], np.float32)
+    assert disturbance(ends, ends[:, ::-1], "xyxy_score_class") == 0  # two boxes that changed places
+    assert disturbance(ends, ends * np.float32(0.5), "xyxy_score_class") == pytest.approx(0.5)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 40), st.integers(0, 45), st.integers(0, 40))
+def test_the_fewest_layers_are_found_with_few_questions(count: int, needed: int, most: int) -> None:
+    """Where more layers never make it worse, the search is exact; the oracle is the definition."""
+    ranking = [str(number) for number in range(count)]
+    asked: list[int] = []
+
+    def passes(group: tuple[str, ...]) -> bool:
+        assert list(group) == ranking[: len(group)]
+        asked.append(len(group))
+        return len(group) >= max(needed, 1)
+
+    search = fewest_layers(ranking, passes, most=most)
+    wanted = max(needed, 1)
+    assert search.layers == (tuple(ranking[:wanted]) if wanted <= min(count, most) else None)
+    assert len(asked) == len(set(asked)) <= 2 * max(count, 1).bit_length() + 2

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.check.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.check.drops import Accuracy, Drops, drop_reasons, drops_between, relative_drop
+from export.check.parity import COUNTS, Allowed, Parity, compare, judge, total
 from export.runners.detect import above, model_input
 from export.stages.verify import work
 from export.thresholds import read_thresholds
@@ -23,7 +24,7 @@ from pipelines.core.types import Detections
 from tests.tiny_detector import CLASSES, CONTRACT, Project, make_project, model_bytes, other_contract
 
 HALF = np.array([0.5, 0.5])
-DROPS = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}
+ALLOWED = Allowed({"fp32": 0.002, "fp16": 0.005, "int8": 0.02}, {"fp32": 0.005, "fp16": 0.02, "int8": 0.05}, 0.001)
 
 
 def found(*rows: tuple[Sequence[float], float, int]) -> Detections:
@@ -120,7 +121,8 @@ def with_counts(**values: int) -> Parity:
         ("fp32", 0.002, with_counts(), "pass"),
         ("fp32", 0.0021, with_counts(), "fail"),
         ("fp32", -0.1, with_counts(missed=1), "fail"),
-        ("fp32", 0.0, Parity(with_counts(matched=3).counts, 0.021), "fail"),
+        ("fp32", 0.0, Parity(with_counts(matched=3).counts, 0.0011), "fail"),
+        ("fp32", 0.0, Parity(with_counts(matched=3).counts, 0.0009), "pass"),
         ("int8", 0.0, Parity(with_counts(matched=3).counts, 0.021), "pass"),
         ("fp32", 0.0, with_counts(extra=1), "fail"),
         ("fp32", 0.0, with_counts(class_flips=1), "fail"),
@@ -130,7 +132,7 @@ def with_counts(**values: int) -> Parity:
     ],
 )
 def test_judging(precision: str, drop: float | None, parity: Parity, status: str) -> None:
-    answer, reasons = judge(precision, drop, parity, DROPS, 0.02)
+    answer, reasons = judge(precision, Drops(drop, {}), parity, ALLOWED)
     assert answer == status
     assert bool(reasons) == (status == "fail")
 
@@ -140,6 +142,17 @@ def test_judging(precision: str, drop: float | None, parity: Parity, status: str
 )
 def test_relative_drop(reference: float | None, value: float | None, expected: float | None) -> None:
     assert relative_drop(reference, value) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_lost_class_fails_though_the_mean_holds() -> None:
+    drops = drops_between(Accuracy(0.5, {"red": 0.9, "green": 0.1, "blue": None}), Accuracy(0.499, {"red": 0.95, "green": 0.08, "blue": None}))
+    assert drops.mean == pytest.approx(0.002)
+    assert drops.per_class["green"] == pytest.approx(0.2)
+    assert drops.per_class["blue"] is None
+    answer, reasons = judge("int8", drops, with_counts(matched=9), ALLOWED)
+    assert answer == "fail"
+    assert reasons == ["AP of single classes is too far below PyTorch's: green 20.00%; 5.00% is allowed"]
+    assert drop_reasons(drops, 0.01, 0.2 + 1e-9, "PyTorch") == []
 
 
 def verify(project: Project) -> dict[str, Any]:

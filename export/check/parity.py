@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from export.check.drops import Drops, drop_reasons
 from export.runners.detect import above
 from pipelines.core.boxes import iou_matrix
 from pipelines.core.types import Detections
@@ -31,6 +32,15 @@ class Parity:
     def total(self, name: str) -> int:
         """One of COUNTS over all classes."""
         return int(self.counts[:, COUNTS.index(name)].sum())
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What an artifact may differ: relative drops of AP by precision, over all classes and of any one class; fp32's scores of matched boxes."""
+
+    relative_drop: Mapping[str, float]
+    class_relative_drop: Mapping[str, float]
+    score_difference: float
 
 
 def compare(
@@ -91,30 +101,17 @@ def total(parts: Sequence[Parity], class_count: int) -> Parity:
     )
 
 
-def relative_drop(reference: float | None, value: float | None) -> float | None:
-    """Share of the reference that is lost, negative for a gain; None where there is nothing to measure on, 0 when the reference is 0."""
-    if reference is None or value is None:
-        return None
-    return (reference - value) / reference if reference > 0 else 0.0
-
-
-def judge(
-    precision: str, drop: float | None, parity: Parity, max_relative_drop: Mapping[str, float], max_score_difference: float
-) -> tuple[Status, list[str]]:
+def judge(precision: str, drops: Drops, parity: Parity, allowed: Allowed) -> tuple[Status, list[str]]:
     """Whether an artifact counts as the same model, and why not. fp32 must also find what the reference finds, with scores within the limit."""
-    reasons = []
-    if drop is None:
-        reasons.append("no AP could be measured: the test split has no labels")
-    elif drop > max_relative_drop[precision]:
-        reasons.append(f"AP is {drop:.2%} below PyTorch's, {max_relative_drop[precision]:.2%} is allowed")
+    reasons = drop_reasons(drops, allowed.relative_drop[precision], allowed.class_relative_drop[precision], "PyTorch")
     if precision == "fp32":
         wrong = {name: parity.total(name) for name in ("missed", "extra", "class_flips")}
         if any(wrong.values()):
             reasons.append(
                 "fp32 must find what PyTorch finds: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in wrong.items() if count)
             )
-        if parity.max_score_difference > max_score_difference:
-            reasons.append(f"fp32 scores are up to {parity.max_score_difference:.3f} off, {max_score_difference:g} is allowed")
+        if parity.max_score_difference > allowed.score_difference:
+            reasons.append(f"fp32 scores are up to {parity.max_score_difference:.4f} off, {allowed.score_difference:g} is allowed")
     return ("fail" if reasons else "pass"), reasons
 
 

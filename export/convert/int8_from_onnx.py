@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from export.convert.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes, tail_nodes
 from export.metadata import CALIBRATION_KEY, PRECISION_KEY
 from pipelines.core.errors import MissingPartError
+from pipelines.core.io import write_bytes
 
 INT8 = "int8"
 KeepFloat = Literal["none", "head"]
@@ -29,11 +30,19 @@ QUANTIZED_OPS = ("Conv",)
 
 
 def int8_from_onnx(
-    model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]], *, input_name: str, keep_float: KeepFloat, calibration: str
+    model: onnx.ModelProto,
+    batches: Iterable[NDArray[np.float32]],
+    *,
+    input_name: str,
+    keep_float: KeepFloat,
+    calibration: str,
+    ranges: Path | None = None,
 ) -> bytes:
-    """The int8 model's bytes, metadata kept, precision int8, `calibration` (see `export.metadata.calibration_record`) added.
+    """The int8 model's bytes, metadata kept, precision int8, `calibration` (see `export.convert.calibration.calibration_record`) added.
 
     `batches` are inputs to measure the ranges on (minimum and maximum); `keep_float` "head" leaves the last convolutions of the head in float too.
+    The file `ranges` keeps what was measured; where it exists, it is taken and `batches` are not read, so name it by
+    `export.convert.calibration.calibration_key`.
 
     Raises:
         DataError: the graph's nodes are not named after the model's parts.
@@ -63,7 +72,9 @@ def int8_from_onnx(
     quiet.setLevel(logging.ERROR)  # it advises a step that has been done (`onnxslim`)
     try:
         with tempfile.TemporaryDirectory(prefix="detloop-int8-") as folder:
-            target = Path(folder) / "model.onnx"
+            target, measured = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
+            if ranges is not None and ranges.is_file():
+                measured.write_bytes(ranges.read_bytes())
             quantization.quantize_static(
                 source,
                 target,
@@ -75,6 +86,7 @@ def int8_from_onnx(
                 weight_type=quantization.QuantType.QInt8,
                 nodes_to_exclude=excluded,
                 calibrate_method=quantization.CalibrationMethod.MinMax,
+                calibration_cache_path=measured,
                 extra_options={
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
@@ -83,6 +95,8 @@ def int8_from_onnx(
                 },
             )
             quantized = onnx.load_from_string(target.read_bytes())
+            if ranges is not None and not ranges.is_file():
+                write_bytes(ranges, measured.read_bytes())
     finally:
         quiet.setLevel(level)
     _guard_concatenations(quantized)

@@ -1,62 +1,164 @@
-"""Stage quantize: the ONNX model in a smaller precision, fp16 or int8 (calibrated on train images only)."""
+"""Stage quantize: the float32 ONNX model in another precision, judged on val. int8 is calibrated on train images only, and where it loses more than
+allowed, its most sensitive layers go back to float until it does not.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
 import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from pipelines.core.cli import run_guarded
 from pipelines.core.errors import ParamsError
 from pipelines.core.images import read_image
-from pipelines.core.io import write_bytes
-from pipelines.core.params import load_params
+from pipelines.core.io import json_text, sha256_bytes, sha256_file, write_bytes, write_folder, write_metrics
+from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_samples
+from pipelines.core.slices import SliceLimits
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    from export.stages.on_val import ValGate
+    from pipelines.core.contract import ModelContract
 
 PRECISIONS = ("fp16", "int8")
+LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless")  # what measured ranges depend on
+SEARCH_IMAGES = 8  # calibration images that rank the layers
+BEFORE_FILE = "before.onnx"  # all layers in int8, kept beside the model that gave some up, so that `benchmark` can tell the price
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The model, the same before layers went back to float (None: none did), the layers by sensitivity, and what the search says of itself."""
+
+    content: bytes
+    before: bytes | None
+    ranking: dict[str, float]
+    fallback: dict[str, Any] | None
+    note: str
 
 
 def work(args: argparse.Namespace) -> None:
-    """Read, convert, write."""
+    """Read, convert, judge on val, write."""
     params = load_params(args.params)
     if args.precision not in PRECISIONS:
         raise ParamsError(f"--precision {args.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
     from export.convert.onnx_model import metadata_of, read_onnx, with_metadata
-    from export.metadata import calibration_record, contract_from_metadata, thresholds_entry
-    from export.stages.on_val import accuracy_on, val_split
+    from export.metadata import contract_from_metadata, thresholds_entry
+    from export.stages.on_val import val_gate
 
     model = read_onnx(args.onnx)
     contract = contract_from_metadata(metadata_of(model), str(args.onnx))
     contract.require_classes(params.class_names, str(args.onnx))
+    gate = val_gate(read_samples(args.dataset / "val.jsonl"), args.raw, params, args.onnx.read_bytes())
     if args.precision == "fp16":
         from export.convert.fp16_from_onnx import fp16_from_onnx
 
-        content = fp16_from_onnx(model)
-        note = ""
+        result = Quantized(fp16_from_onnx(model), None, {}, None, "")
     else:
-        from export.convert.calibration import calibration_batches, choose_calibration, require_train_only
-        from export.convert.int8_from_onnx import int8_from_onnx
-
-        train = read_samples(args.dataset / "train.jsonl")
-        held_out = [sample.image_id for split in ("val", "test") for sample in read_samples(args.dataset / f"{split}.jsonl")]
-        chosen = choose_calibration(train, params.export.calibration_images)
-        ids = [sample.image_id for sample in chosen]
-        require_train_only(ids, [sample.image_id for sample in train], held_out)
-        shown = tqdm(chosen, desc="calibrate", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        content = int8_from_onnx(
-            model,
-            calibration_batches(shown, contract, lambda sample: read_image(args.raw / sample.path)),
-            input_name=contract.input_name,
-            keep_float=params.export.int8_keep_float,
-            calibration=calibration_record(ids),
-        )
-        note = f", calibrated on {len(ids)} train images"
-    accuracy = accuracy_on(val_split(read_samples(args.dataset / "val.jsonl"), args.raw, params), content)
-    content = with_metadata(content, thresholds_entry(accuracy.thresholds))
+        result = _int8(args, params, model, contract, gate)
+    judged = gate.judge(result.content)
+    content = with_metadata(result.content, thresholds_entry(judged.thresholds))
+    files = {"layers.json": json_text({"disturbance": result.ranking}).encode()}
+    if result.before is not None:
+        files[BEFORE_FILE] = with_metadata(result.before, thresholds_entry(judged.thresholds))
+    write_folder(args.search, files)
     write_bytes(args.quantized, content)
-    print(f"quantized to {args.precision}: {len(content) / 1e6:.1f} MB{note}")
+    about = {"precision": args.precision, "sha256": sha256_bytes(content), "split": "val", **judged.to_json(), "fallback": result.fallback}
+    write_metrics(args.metrics, about)
+    print(f"quantized to {args.precision}: {len(content) / 1e6:.1f} MB{result.note}; on val {judged.sentence()}")
+
+
+def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
+    from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only
+    from export.convert.int8_from_onnx import int8_from_onnx
+
+    settings = params.evaluate
+    limits = SliceLimits(settings.small_area_px, settings.medium_area_px, settings.dark_below, settings.bright_above)
+    train = read_samples(args.dataset / "train.jsonl")
+    held_out = [sample.image_id for split in ("val", "test") for sample in read_samples(args.dataset / f"{split}.jsonl")]
+    chosen = choose_calibration(train, params.export.calibration_images, limits)
+    require_train_only([sample.image_id for sample in chosen], [sample.image_id for sample in train], held_out)
+    record = calibration_record(chosen, limits)
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+    def batches(count: int, title: str) -> Sequence[NDArray[np.float32]] | Any:
+        shown = tqdm(chosen[:count], desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+        return calibration_batches(shown, contract, lambda sample: read_image(args.raw / sample.path))
+
+    content = int8_from_onnx(
+        model,
+        batches(len(chosen), "calibrate"),
+        input_name=contract.input_name,
+        keep_float=params.export.int8_keep_float,
+        calibration=record,
+        ranges=args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json",
+    )
+    note = f", calibrated on {len(chosen)} train images"
+    judged = gate.judge(content)
+    if judged.passes is not False:
+        return Quantized(content, None, {}, None, note)
+    return _with_fallback(content, model, list(batches(SEARCH_IMAGES, "rank layers")), contract, gate, note)
+
+
+def _with_fallback(
+    content: bytes, fp32: onnx.ModelProto, batches: Sequence[NDArray[np.float32]], contract: ModelContract, gate: ValGate, note: str
+) -> Quantized:
+    """Put layers back to float until the gate passes; the untouched model when no set of layers does it."""
+    import onnx
+
+    from export.convert.float_layers import fewest_layers, quantized_layers, sensitivities, with_float_layers
+
+    int8 = onnx.load_from_string(content)
+
+    def progress(layers: Sequence[str]) -> Any:
+        return tqdm(layers, desc="rank layers", unit="layer", file=sys.stderr, disable=not sys.stderr.isatty())
+
+    ranking = sensitivities(int8, fp32, lambda candidate: _outputs(candidate, batches), contract.layout, progress)
+    layers = list(ranking)
+    answers: dict[int, dict[str, Any]] = {}
+
+    def passes(group: tuple[str, ...]) -> bool:
+        judged = gate.judge(with_float_layers(int8, fp32, group))
+        answers[len(group)] = judged.to_json()
+        return judged.passes is True
+
+    search = fewest_layers(layers, passes, most=len(layers) // 2)
+    fallback = {
+        "needed": True,
+        "float_layers": list(search.layers or ()),
+        "quantized_layers": len(quantized_layers(int8)) - len(search.layers or ()),
+        "before": gate.judge(content).to_json(),
+        "tried": {str(count): answers[count] for count in sorted(answers)},
+    }
+    if search.layers is None:
+        return Quantized(content, None, ranking, fallback, f"{note}; no fallback of up to {len(layers) // 2} layers brings it under the gate")
+    named = f"{note}; back in float: {', '.join(search.layers)}"
+    return Quantized(with_float_layers(int8, fp32, search.layers), content, ranking, fallback, named)
+
+
+def _outputs(model: bytes, batches: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Raw outputs of a model on all batches, (N, …)."""
+    import numpy as np
+
+    from export.runners import open_runner
+
+    with tempfile.TemporaryDirectory(prefix="detloop-rank-") as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        with open_runner("onnxruntime", path, threads=os.cpu_count() or 1) as runner:
+            return np.concatenate([runner.infer(batch) for batch in batches])
 
 
 def main() -> None:
@@ -67,7 +169,10 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, required=True, help="float32 ONNX file of the export_onnx stage")
     parser.add_argument("--dataset", type=Path, required=True, help="folder of train.jsonl, val.jsonl and test.jsonl")
     parser.add_argument("--raw", type=Path, required=True, help="folder that the samples' paths start from")
+    parser.add_argument("--work", type=Path, required=True, help="folder in which measured ranges are kept")
     parser.add_argument("--quantized", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument("--search", type=Path, required=True, help="folder to write: the layers by sensitivity, and the model before any went back")
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics file to write")
     args = parser.parse_args()
     sys.exit(run_guarded(lambda: work(args)))
 

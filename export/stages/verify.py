@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifacts import Artifact, list_artifacts
-from export.check.parity import COUNTS, Parity, compare, judge, relative_drop, total
+from export.check.drops import Accuracy, drops_between, relative_drop
+from export.check.parity import COUNTS, Allowed, Parity, compare, judge, total
 from export.check.verification import attempt
 from export.runners.detect import NmsValues, above
 from export.thresholds import read_thresholds
@@ -119,9 +120,8 @@ def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms:
     ]
     parity = total(parts, len(reference.classes))
     metrics = coco_metrics(reference.truth, result.found, reference.classes)
-    drop = relative_drop(reference.metrics.ap, metrics.ap)
-    allowed = {str(name): value for name, value in params.max_relative_drop.items()}
-    status, reasons = judge(artifact.precision, drop, parity, allowed, params.near_threshold)
+    drops = drops_between(_accuracy(reference.metrics), _accuracy(metrics))
+    status, reasons = judge(artifact.precision, drops, parity, _allowed(params))
     if status == "pass" and (nothing := reference.nothing()):
         status, reasons = "not_run", [nothing]
     return {
@@ -130,13 +130,25 @@ def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms:
         "reasons": reasons,
         "AP": metrics.ap,
         "AP50": metrics.ap50,
-        "relative_drop": drop,
+        "relative_drop": drops.mean,
         "match_iou": match_iou,
         **{name: parity.total(name) for name in COUNTS},
         "max_score_difference": parity.max_score_difference,
         "max_position_difference_px": parity.max_position_difference_px,
         "per_class": _per_class(metrics, reference.metrics, parity),
     }
+
+
+def _accuracy(metrics: CocoMetrics) -> Accuracy:
+    return Accuracy(metrics.ap, {name: item.ap for name, item in metrics.per_class.items()})
+
+
+def _allowed(params: VerifyParams) -> Allowed:
+    return Allowed(
+        {str(name): value for name, value in params.max_relative_drop.items()},
+        {str(name): value for name, value in params.max_class_relative_drop.items()},
+        params.max_score_difference,
+    )
 
 
 def _per_class(metrics: CocoMetrics, reference: CocoMetrics | None = None, parity: Parity | None = None) -> dict[str, dict[str, Any]]:
