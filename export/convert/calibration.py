@@ -26,7 +26,7 @@ RECORDED_DIGITS = 16  # of an image_id in the model file: enough to tell images 
 def strata(sample: Sample, limits: SliceLimits) -> frozenset[str]:
     """The parts that an image stands for: its classes, the sizes of its boxes, its light and its source."""
     classes = {f"class {box.class_name}" for box in sample.boxes} or {"class none"}
-    sizes = {f"size {limits.size(float(value))}" for value in area(sample.xyxy())}
+    sizes = {f"size {name}" for name in limits.sizes(area(sample.xyxy().astype(np.float64)).astype(np.float64))}
     return frozenset({*classes, *sizes, f"light {limits.brightness(sample.brightness)}", f"source {sample.source}"})
 
 
