@@ -40,7 +40,7 @@ OWNERS = {
     "httpx": ("pipelines.labeling.server.client", "pipelines.labeling.server.local"),
     "fsspec": ("pipelines.fetch.stores",),
     "hotcoco": ("pipelines.evaluation.coco",),
-    "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx"),
+    "onnxruntime": ("export.runners.onnxruntime", "export.convert.fp16_from_onnx", "export.convert.int8_from_onnx", "export.convert.ranges"),
     "openvino": ("export.runners.openvino",),
     "simplejpeg": ("pipelines.collect.measure", "pipelines.collect.cache"),
     "fastapi": ("export.serve.app", "export.serve.server"),

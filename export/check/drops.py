@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -35,6 +35,16 @@ def drops_between(reference: Accuracy, candidate: Accuracy) -> Drops:
         relative_drop(reference.ap, candidate.ap),
         {name: relative_drop(value, candidate.per_class[name]) for name, value in reference.per_class.items()},
     )
+
+
+def worst_drops(several: Sequence[Drops]) -> Drops:
+    """The largest drop in each figure."""
+
+    def worst(values: Sequence[float | None]) -> float | None:
+        return max((value for value in values if value is not None), default=None)
+
+    names = several[0].per_class if several else {}
+    return Drops(worst([item.mean for item in several]), {name: worst([item.per_class[name] for item in several]) for name in names})
 
 
 def drop_reasons(drops: Drops, max_mean: float, max_class: float, than: str) -> list[str]:

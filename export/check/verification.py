@@ -20,6 +20,8 @@ from pipelines.core.errors import DataError, MissingPartError
 from pipelines.core.images import read_image
 from pipelines.core.types import Detections
 
+LOWER_THAN_FLOAT = ("bf16", "f16")  # what a runtime may take for float where f32 was asked
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -53,6 +55,9 @@ def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], 
             thresholds = runner.require_thresholds()
         except DataError as error:
             return Attempt(None, None, "fail", str(error))
+        lower = [f"{name} in {kind}" for name, kind in runner.arithmetic().items() if kind in LOWER_THAN_FLOAT]
+        if runner.precision == "fp32" and lower:
+            return Attempt(None, None, "fail", f"arithmetic: {runner.name} computes {len(lower)} nodes in less than f32, first {lower[0]}")
         if runner.precision != artifact.precision:
             return Attempt(None, None, "fail", f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`")
         found = []

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.convert.onnx_model import decode_nodes, finished_bytes, metadata_of, replace_nodes, tail_nodes
 from export.metadata import CALIBRATION_KEY, PRECISION_KEY
 from pipelines.core.errors import MissingPartError
-from pipelines.core.io import write_bytes
 
 INT8 = "int8"
 KeepFloat = Literal["none", "head"]
@@ -29,20 +27,21 @@ QUANTIZED_MAX = 127
 QUANTIZED_OPS = ("Conv",)
 
 
-def int8_from_onnx(
-    model: onnx.ModelProto,
-    batches: Iterable[NDArray[np.float32]],
-    *,
-    input_name: str,
-    keep_float: KeepFloat,
-    calibration: str,
-    ranges: Path | None = None,
-) -> bytes:
+def quantized_tensors(model: onnx.ModelProto, keep_float: KeepFloat) -> list[str]:
+    """The tensors whose ranges `int8_from_onnx` needs: what the convolutions read that are not left in float.
+
+    Raises:
+        DataError: the graph's nodes are not named after the model's parts.
+    """
+    excluded = set(_excluded(model, keep_float))
+    return list(dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type in QUANTIZED_OPS and node.name not in excluded))
+
+
+def int8_from_onnx(model: onnx.ModelProto, ranges: Mapping[str, float], *, keep_float: KeepFloat, calibration: str) -> bytes:
     """The int8 model's bytes, metadata kept, precision int8, `calibration` (see `export.convert.calibration.calibration_record`) added.
 
-    `batches` are inputs to measure the ranges on (minimum and maximum); `keep_float` "head" leaves the last convolutions of the head in float too.
-    The file `ranges` keeps what was measured; where it exists, it is taken and `batches` are not read, so name it by
-    `export.convert.calibration.calibration_key`.
+    `ranges` holds the end of the symmetric range of each of `quantized_tensors`; with `keep_float` "head" the last convolutions of the head stay in
+    float too.
 
     Raises:
         DataError: the graph's nodes are not named after the model's parts.
@@ -50,42 +49,30 @@ def int8_from_onnx(
     """
     try:
         from onnxruntime import quantization
+        from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
     except ImportError as error:
         raise MissingPartError(f"ONNX Runtime's quantizer is not installed ({error}): pip install onnxruntime") from error
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Feeds the batches one by one."""
-
-        def __init__(self) -> None:
-            self._batches: Iterator[NDArray[np.float32]] = iter(batches)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {input_name: batch}
-
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    names = [node.name for node in source.graph.node]
-    excluded = tail_nodes(names) if keep_float == "head" else decode_nodes(names)
+    method = quantization.CalibrationMethod.MinMax
     quiet = logging.getLogger()
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # it advises a step that has been done (`onnxslim`)
     try:
         with tempfile.TemporaryDirectory(prefix="detloop-int8-") as folder:
             target, measured = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
-            if ranges is not None and ranges.is_file():
-                measured.write_bytes(ranges.read_bytes())
+            save_tensors_data(TensorsData(method, {name: (np.float32(-end), np.float32(end)) for name, end in ranges.items()}), measured)
             quantization.quantize_static(
                 source,
                 target,
-                Reader(),
+                None,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTIZED_OPS),
                 per_channel=True,
                 activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=excluded,
-                calibrate_method=quantization.CalibrationMethod.MinMax,
+                nodes_to_exclude=_excluded(model, keep_float),
+                calibrate_method=method,
                 calibration_cache_path=measured,
                 extra_options={
                     "ActivationSymmetric": True,
@@ -95,12 +82,15 @@ def int8_from_onnx(
                 },
             )
             quantized = onnx.load_from_string(target.read_bytes())
-            if ranges is not None and not ranges.is_file():
-                write_bytes(ranges, measured.read_bytes())
     finally:
         quiet.setLevel(level)
     _guard_concatenations(quantized)
     return finished_bytes(quantized, {**metadata_of(model), PRECISION_KEY: INT8, CALIBRATION_KEY: calibration})
+
+
+def _excluded(model: onnx.ModelProto, keep_float: KeepFloat) -> list[str]:
+    names = [node.name for node in model.graph.node]
+    return tail_nodes(names) if keep_float == "head" else decode_nodes(names)
 
 
 def _guard_concatenations(model: onnx.ModelProto) -> None:

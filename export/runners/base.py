@@ -100,6 +100,10 @@ class Runner(ABC):
             raise DataError(f"{self.path} states no thresholds, so what it would show is unknown: export it with `dvc repro export_onnx`")
         return np.array([self.thresholds[name] for name in self.contract.classes], dtype=np.float64)
 
+    def arithmetic(self) -> dict[str, str]:
+        """The type in which each node of the file is computed (f32, bf16, f16, i8, u8), as far as the runtime tells; empty where it does not."""
+        return {}
+
     def require_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Refuse a model whose inputs and outputs are not the contract's.
 

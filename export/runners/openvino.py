@@ -29,7 +29,7 @@ class OpenVinoRunner(Runner):
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, path: Path, *, threads: int, streams: int = 1) -> None:
+    def __init__(self, path: Path, *, threads: int, streams: int = 1, precision_hint: str = "f32") -> None:
         try:
             import openvino
             import openvino.preprocess
@@ -48,7 +48,7 @@ class OpenVinoRunner(Runner):
             self.require_names([item.get_any_name() for item in model.inputs], [item.get_any_name() for item in model.outputs])
         except RuntimeError as error:
             raise DataError(f"{path} cannot be loaded by OpenVINO ({one_line(error)}): run `dvc repro export_onnx`") from error
-        self._once = Lock()
+        self._once, self._precision_hint = Lock(), precision_hint
         self._openvino, self._core, self._threads, self._streams = openvino, core, threads, streams
         self._pixels = self._compiled(self._reading_pixels(model))
         self._tensors: SimpleQueue[Any] | None = None  # what parity and timing feed; compiled when they do
@@ -67,7 +67,7 @@ class OpenVinoRunner(Runner):
     def _compiled(self, model: Any) -> SimpleQueue[Any]:
         """A request for each stream, those that nobody computes with."""
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self._precision_hint,
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": self._streams,
             "PERFORMANCE_HINT": "LATENCY" if self._streams == 1 else "THROUGHPUT",
@@ -77,6 +77,7 @@ class OpenVinoRunner(Runner):
             compiled = self._core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise DataError(f"{self.path} cannot be loaded by OpenVINO ({one_line(error)}): run `dvc repro export_onnx`") from error
+        self._graph = compiled.get_runtime_model  # of the model compiled last, asked for when somebody wants to know
         requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self._streams):
             requests.put(compiled.create_infer_request())
@@ -101,6 +102,16 @@ class OpenVinoRunner(Runner):
         finally:
             requests.put(request)
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def arithmetic(self) -> dict[str, str]:
+        """By node of the file; several that OpenVINO computes at once share one type."""
+        found = {}
+        for operation in self._graph().get_ordered_ops():
+            about = operation.get_rt_info()
+            if "runtimePrecision" in about and "originalLayersNames" in about:
+                names = about["originalLayersNames"].astype(str).split(",")
+                found.update({name: about["runtimePrecision"].astype(str) for name in names if name})
+        return found
 
     def close(self) -> None:
         """Free the compiled models."""

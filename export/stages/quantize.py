@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pipelines.core.cli import run_guarded
-from pipelines.core.errors import ParamsError
+from pipelines.core.errors import DataError, ParamsError
 from pipelines.core.images import read_image
-from pipelines.core.io import json_text, sha256_bytes, sha256_file, write_bytes, write_folder, write_metrics
+from pipelines.core.io import json_text, read_json, sha256_bytes, sha256_file, write_bytes, write_folder, write_json, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_samples
 from pipelines.core.slices import SliceLimits
@@ -55,13 +55,16 @@ def work(args: argparse.Namespace) -> None:
     if args.precision not in PRECISIONS:
         raise ParamsError(f"--precision {args.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
     from export.convert.onnx_model import metadata_of, read_onnx, with_metadata
-    from export.metadata import contract_from_metadata, thresholds_entry
+    from export.metadata import contract_from_metadata, thresholds_entry, thresholds_from_metadata
     from export.stages.on_val import val_gate
 
     model = read_onnx(args.onnx)
     contract = contract_from_metadata(metadata_of(model), str(args.onnx))
     contract.require_classes(params.class_names, str(args.onnx))
-    gate = val_gate(read_samples(args.dataset / "val.jsonl"), args.raw, params, args.onnx.read_bytes())
+    thresholds = thresholds_from_metadata(metadata_of(model), params.class_names, str(args.onnx))
+    if thresholds is None:
+        raise DataError(f"{args.onnx} states no thresholds to start from: run `dvc repro export_onnx`")
+    gate = val_gate(read_samples(args.dataset / "val.jsonl"), args.raw, params, args.onnx.read_bytes(), thresholds)
     if args.precision == "fp16":
         from export.convert.fp16_from_onnx import fp16_from_onnx
 
@@ -82,7 +85,8 @@ def work(args: argparse.Namespace) -> None:
 
 def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
     from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only
-    from export.convert.int8_from_onnx import int8_from_onnx
+    from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
+    from export.convert.ranges import measured_ranges
 
     settings = params.evaluate
     limits = SliceLimits(settings.small_area_px, settings.medium_area_px, settings.dark_below, settings.bright_above)
@@ -93,18 +97,15 @@ def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, cont
     record = calibration_record(chosen, limits)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
 
-    def batches(count: int, title: str) -> Sequence[NDArray[np.float32]] | Any:
+    def batches(count: int, title: str) -> Iterator[NDArray[np.float32]]:
         shown = tqdm(chosen[:count], desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
         return calibration_batches(shown, contract, lambda sample: read_image(args.raw / sample.path))
 
-    content = int8_from_onnx(
-        model,
-        batches(len(chosen), "calibrate"),
-        input_name=contract.input_name,
-        keep_float=params.export.int8_keep_float,
-        calibration=record,
-        ranges=args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json",
-    )
+    kept = args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json"
+    tensors = quantized_tensors(model, "none")
+    ranges = read_json(kept) if kept.is_file() else measured_ranges(model, batches(len(chosen), "calibrate"), contract.input_name, tensors)
+    write_json(kept, ranges)
+    content = int8_from_onnx(model, ranges, keep_float=params.export.int8_keep_float, calibration=record)
     note = f", calibrated on {len(chosen)} train images"
     judged = gate.judge(content)
     if judged.passes is not False:

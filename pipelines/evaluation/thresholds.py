@@ -99,6 +99,29 @@ def best_threshold(curve: ScoreCurve, min_score: float) -> Threshold:
     return Threshold(_middle(below, float(score[best])))
 
 
+def nearest_good_threshold(curve: ScoreCurve, min_score: float, wanted: float, slack: float) -> float:
+    """The threshold nearest to `wanted` whose F1 is at most `slack` below the best one from `min_score` up.
+
+    `wanted` itself where nothing can be measured, or where it is good enough; else the middle of the nearest interval that is. F1 over the threshold
+    is flat near its top, so the best one alone jumps about with the noise of a few scores.
+    """
+    usable = curve.score >= min_score
+    score, hit = curve.score[usable], curve.hit[usable]
+    if curve.boxes == 0 or not hit.any():
+        return wanted
+    last_of_score = np.flatnonzero(np.append(score[1:] < score[:-1], True))
+    f1 = 2 * np.cumsum(hit)[last_of_score] / (last_of_score + 1 + curve.boxes)
+    upper = score[last_of_score]
+    lower = np.append(upper[1:], min_score)
+    good = f1 >= f1.max() - slack
+    inside = good & (lower < wanted) & (wanted <= upper)
+    if inside.any():
+        return wanted
+    distance = np.where(good, np.maximum(lower - wanted, wanted - upper), np.inf)
+    nearest = int(distance.argmin())
+    return _middle(float(lower[nearest]), float(upper[nearest]))
+
+
 def confidence_points(curve: ScoreCurve) -> list[dict[str, float | None]]:
     """Precision, recall and F1 at every hundredth of a score."""
     points = []

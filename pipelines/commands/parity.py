@@ -1,0 +1,238 @@
+"""`detloop parity A B --images …`: do two runners find the same things, and if not, what is wrong, and where do they part?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.check.diagnosis import Reference, name_output_fault
+from export.check.explain import TOLERANCES, Parting, first_parting, reason_for
+from export.check.parity import Parity, compare, total
+from export.runners import Runner, open_runner
+from export.runners.detect import Detector, NmsValues, detect, model_input
+from pipelines.commands.predict import image_files
+from pipelines.core.errors import DataError, GateError, ParamsError
+from pipelines.core.images import Image, read_image
+from pipelines.core.io import require_file
+from pipelines.core.params import Params, load_params
+
+KIND_OF_SUFFIX = {".pt": "torch", ".onnx": "onnxruntime", ".engine": "tensorrt"}
+KINDS = ("torch", "onnxruntime", "openvino", "openvino-bf16", "openvino-f16", "tensorrt")
+EXPLAINED_IMAGES = 2  # images whose inside is looked at
+LOWER = ("fp32", "fp16", "int8")  # from the highest precision to the lowest
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: how it is run and its file."""
+
+    kind: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    form = f"[KIND:]FILE with KIND one of {', '.join(KINDS)} (default by ending: {', '.join(f'{a} {b}' for a, b in KIND_OF_SUFFIX.items())})"
+    parser.add_argument("a", metavar="A", help=f"the reference: {form}")
+    parser.add_argument("b", metavar="B", help="what is held against it, in the same form")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, metavar="PATH", help="image files, or folders of them")
+    parser.add_argument("--explain", action="store_true", help="also find the first layer whose output differs")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params.yaml (its predict and verify sections)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, name the fault, explain; 0 when both find the same.
+
+    Raises:
+        GateError: they do not.
+    """
+    params = load_params(args.params)
+    a, b = _side(args.a), _side(args.b)
+    files, _ = image_files(args.images)
+    images = tuple(read_image(file) for file in files)
+    reference, thresholds = _detections(a, images, params, args.threads)
+    with _open(b, args.threads) as runner:
+        if isinstance(runner, Runner) and thresholds is None:
+            thresholds = runner.thresholds
+        if thresholds is None:
+            raise DataError(f"neither {a} nor {b} states thresholds: name an exported model on one side")
+        limits = np.array([thresholds[name] for name in runner.contract.classes if name in thresholds])
+        precision = max((_precision(a), getattr(runner, "precision", "fp32")), key=LOWER.index)
+        found = [detect(runner, image, _nms(params)) for image in images]
+        match_iou = params.verify.match_iou[precision]  # type: ignore[index]
+        against = Reference(images, reference, limits, match_iou, params.verify.near_threshold, _nms(params))
+        parity = _parity(against, found)
+        same = _same(parity, params, precision)
+        print(_counts(parity, len(images)))
+        fault = None if same else name_output_fault(runner, against)
+    if fault:
+        print(f"fault: {fault}")
+    parted = None
+    if args.explain:
+        parted = _explain(a, b, images[:EXPLAINED_IMAGES], precision, args.threads)
+        print(parted)
+    if same:
+        print(f"same: {b} finds what {a} finds")
+        return 0
+    cause = fault or parted or "run it again with --explain"
+    raise GateError(f"{b} does not find what {a} finds ({cause})")
+
+
+def _side(text: str) -> Side:
+    kind, colon, file = text.partition(":")
+    path = Path(file if colon else text)
+    if not colon:
+        kind = KIND_OF_SUFFIX.get(path.suffix, "")
+    if kind not in KINDS:
+        raise ParamsError(f"{text!r} names no runner: write KIND:FILE with KIND one of {', '.join(KINDS)}")
+    return Side(kind, require_file(path, "name a file that exists"))
+
+
+def _open(side: Side, threads: int) -> AbstractContextManager[Detector]:
+    if side.kind == "torch":
+        from training.predictor import TorchRunner
+
+        return TorchRunner(side.path)
+    if side.kind.startswith("openvino-"):
+        from export.runners.openvino import OpenVinoRunner
+
+        return OpenVinoRunner(side.path, threads=threads, precision_hint=side.kind.removeprefix("openvino-"))
+    return open_runner(side.kind, side.path, threads=threads)
+
+
+def _nms(params: Params) -> NmsValues:
+    return NmsValues(params.predict.score_floor, params.predict.iou_threshold, params.predict.max_detections)
+
+
+def _detections(side: Side, images: tuple[Image, ...], params: Params, threads: int) -> tuple[tuple[Any, ...], dict[str, float] | None]:
+    with _open(side, threads) as runner:
+        return tuple(detect(runner, image, _nms(params)) for image in images), getattr(runner, "thresholds", None)
+
+
+def _precision(side: Side) -> str:
+    if side.kind == "torch":
+        return "fp32"
+    with _open(Side(side.kind, side.path), 1) as runner:
+        return str(getattr(runner, "precision", "fp32"))
+
+
+def _parity(reference: Reference, found: list[Any]) -> Parity:
+    parts = [
+        compare(ours, theirs, reference.thresholds, match_iou=reference.match_iou, near_threshold=reference.near_threshold)
+        for ours, theirs in zip(reference.found, found, strict=True)
+    ]
+    return total(parts, len(reference.thresholds))
+
+
+def _same(parity: Parity, params: Params, precision: str) -> bool:
+    wrong = any(parity.total(name) for name in ("missed", "extra", "class_flips"))
+    return not wrong and (precision != "fp32" or parity.max_score_difference <= params.verify.max_score_difference)
+
+
+def _counts(parity: Parity, images: int) -> str:
+    counts = ", ".join(f"{parity.total(name)} {name.replace('_', ' ')}" for name in ("matched", "missed", "extra", "class_flips", "near_threshold"))
+    return f"{images} images: {counts}; scores up to {parity.max_score_difference:.6f} apart, boxes up to {parity.max_position_difference_px:.3f} px"
+
+
+# ---- where they part
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One side, opened up: the numbers and weights of a node by its ONNX name, and the type it is computed in, where that is told."""
+
+    values: Callable[[str], NDArray[np.float32]]
+    weights: Callable[[str], NDArray[np.float32] | None]
+    has: Callable[[str], bool]
+    arithmetic: dict[str, str]
+
+
+def _explain(a: Side, b: Side, images: tuple[Image, ...], precision: str, threads: int) -> str:
+    from export.convert.onnx_model import read_onnx
+    from export.convert.onnx_probe import OnnxInside
+
+    graphs = {side: OnnxInside(read_onnx(side.path), str(side.path)) for side in (a, b) if side.path.suffix == ".onnx"}
+    if not graphs or any(side.kind == "tensorrt" for side in (a, b)):
+        raise ParamsError("--explain looks into .onnx and .pt files, one .onnx at least: name the ONNX file that the engine was built from")
+    graph = graphs[a] if a in graphs else graphs[b]
+    with tempfile.TemporaryDirectory(prefix="detloop-parity-") as folder:
+        ours, theirs = (_inside(side, graphs.get(side), graph, images, Path(folder), threads) for side in (a, b))
+        nodes = [name for name in graph.nodes if ours.has(name) and theirs.has(name)]
+        parents = _among(nodes, graph.parents)
+        parting = first_parting(nodes, parents, ours.values, theirs.values, TOLERANCES[precision])
+        if parting is None:
+            return f"no node differs by more than {TOLERANCES[precision]:g} (relative); {len(nodes)} are shared"
+        return _sentence(parting, graph.kind(parting.node), ours, theirs, (a, b), len(nodes))
+
+
+def _sentence(parting: Parting, kind: str, ours: Inside, theirs: Inside, sides: tuple[Side, Side], shared: int) -> str:
+    told = [
+        (str(side), "f32", inside.arithmetic[parting.node])
+        for side, inside in zip(sides, (ours, theirs), strict=True)
+        if parting.node in inside.arithmetic and inside.arithmetic[parting.node] in ("bf16", "f16", "f32")
+    ]
+    reason = reason_for(kind, (ours.weights(parting.node), theirs.weights(parting.node)), told)
+    return (
+        f"they part at {parting.node}: its output differs by {parting.difference:.2%}, its inputs by {parting.input_difference:.4%} "
+        f"({parting.asked} of {shared} nodes asked); {reason}"
+    )
+
+
+def _inside(side: Side, own: Any, graph: Any, images: tuple[Image, ...], folder: Path, threads: int) -> Inside:
+    """Open one side up; `graph` gives the names, `own` is the side's own ONNX graph (None for a .pt)."""
+    with _open(side, threads) as runner:
+        batch = np.concatenate([model_input(image, runner.contract)[0] for image in images])
+        arithmetic = runner.arithmetic() if isinstance(runner, Runner) else {}
+    if own is None:
+        from training.inside import TorchInside
+
+        torch = TorchInside(side.path, batch)
+        modules = {node: weight.removesuffix(".weight") for node, weight in graph.weight_names().items()}
+        return Inside(
+            lambda node: torch.values(modules[node]),
+            lambda node: torch.weights(modules[node]),
+            lambda node: node in modules and modules[node] in torch,
+            {},
+        )
+
+    def values(node: str) -> NDArray[np.float32]:
+        path = folder / "probe.onnx"
+        path.write_bytes(own.probe(node))
+        with _open(Side(side.kind, path), threads) as probe:
+            result: NDArray[np.float32] = own.values(node, probe.infer(batch))
+        return result
+
+    return Inside(values, own.weights, lambda node: node in own.parents, arithmetic)
+
+
+def _among(nodes: list[str], parents: dict[str, set[str]]) -> dict[str, set[str]]:
+    """For each of `nodes` those of them that feed it, through whatever lies between."""
+    kept = set(nodes)
+    found: dict[str, set[str]] = {}
+    for node in nodes:
+        near: set[str] = set()
+        todo, seen = list(parents[node]), set()
+        while todo:
+            current = todo.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            if current in kept:
+                near.add(current)
+            else:
+                todo.extend(parents[current])
+        found[node] = near
+    return found

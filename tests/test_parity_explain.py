@@ -1,0 +1,229 @@
+"""Faults planted in real networks and real runners, each of which must be called by its name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from torch import nn
+
+from export.check.diagnosis import name_input_fault, stretched_input
+from export.check.explain import first_parting, relative_difference
+from export.convert.onnx_from_torch import onnx_from_torch
+from export.convert.onnx_model import read_onnx
+from export.convert.onnx_probe import OnnxInside
+from export.runners import open_runner
+from export.runners.detect import model_input
+from export.runners.openvino import OpenVinoRunner
+from pipelines.cli import main
+from pipelines.core.contract import ModelContract
+from pipelines.core.images import Image, read_image
+from tests.small_yolos import CLASSES, SIDE, pictures
+from tests.tiny_detector import CONTRACT, make_project, other_contract
+from training.checkpoint import load_detector, model_bytes
+from training.models import build_network
+
+LAYER = "/model.4/cv1/conv/Conv"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real network, exported, and pictures. Its weights are random, but its batch norms have seen the pictures: what it gives depends on them."""
+    folder = tmp_path_factory.mktemp("parity")
+    samples = pictures(folder, split="test", count=4, seed=0)
+    contract = ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores")
+    torch.manual_seed(0)
+    network = build_network("yolo11n.yaml", CLASSES)
+    for name, part in network.named_modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None  # the mean over all batches
+        if isinstance(part, nn.Conv2d) and part.bias is not None and "cv3" in name:
+            nn.init.normal_(part.weight, std=0.5)
+            nn.init.normal_(part.bias, mean=-2.0, std=0.2)
+    with torch.no_grad():
+        network.train()(torch.from_numpy(np.concatenate([model_input(read_image(folder / "raw" / item.path), contract)[0] for item in samples])))
+    (folder / "model.pt").write_bytes(model_bytes(network.eval(), network.state_dict(), contract, "yolo11n.yaml"))
+    module, contract = load_detector(folder / "model.pt")
+    (folder / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17, thresholds=dict.fromkeys(CLASSES, 0.3)))
+    classes = json.dumps([{"name": name} for name in CLASSES])
+    (folder / "params.yaml").write_text(f"classes: {classes}\n")
+    return folder
+
+
+def changed(project: Path, target: Path, change: Callable[[onnx.ModelProto, dict[str, onnx.TensorProto]], None]) -> Path:
+    """The project's model with something done to its constants."""
+    model = onnx.load(project / "model.onnx")
+    change(model, {tensor.name: tensor for tensor in model.graph.initializer})
+    path = target / "changed.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def put(tensor: onnx.TensorProto, value: np.ndarray) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+
+
+def parity(project: Path, a: str, b: str, capsys: pytest.CaptureFixture[str], *, explain: bool = True) -> tuple[int, str]:
+    command = ["parity", a, b, "--images", str(project / "raw"), "--params", str(project / "params.yaml"), "--threads", "1"]
+    status = main([*command, *(["--explain"] if explain else [])])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_a_faithful_export_is_the_same(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for b in (str(project / "model.onnx"), f"openvino:{project / 'model.onnx'}"):
+        status, said = parity(project, str(project / "model.pt"), b, capsys)
+        assert status == 0, said
+        assert "no node differs" in said
+        assert "same:" in said
+
+
+@pytest.mark.parametrize("node", ["/model.0/conv/Conv", LAYER, "/model.23/cv3.1/cv3.1.0/cv3.1.0.1/conv/Conv"])
+def test_one_layer_disturbed_by_one_percent_is_named(project: Path, tmp_path: Path, node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def disturb(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
+        tensor = constants[next(item for item in model.graph.node if item.name == node).input[1]]
+        weights = numpy_helper.to_array(tensor)
+        noise = np.random.default_rng(0).choice([-0.01, 0.01], weights.shape).astype(np.float32)
+        put(tensor, weights * (1 + noise))
+
+    path = changed(project, tmp_path, disturb)
+    for kind in ("onnxruntime", "openvino"):
+        _, said = parity(project, str(project / "model.pt"), f"{kind}:{path}", capsys)
+        assert f"they part at {node}:" in said
+        assert re.search(r"the weights of this Conv differ by (0\.9|1\.0)\d%", said)  # its bias, undisturbed, counts along
+    _, said = parity(project, str(project / "model.onnx"), str(path), capsys)
+    assert f"they part at {node}:" in said
+
+
+def test_bf16_where_f32_was_asked_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = project / "model.onnx"
+    with OpenVinoRunner(path, threads=1, precision_hint="bf16") as runner:
+        if "bf16" not in runner.arithmetic().values():
+            pytest.skip("this CPU computes no bf16")
+    with OpenVinoRunner(path, threads=1) as runner:
+        assert set(runner.arithmetic().values()) <= {"f32", "i32", "i64"}
+    status, said = parity(project, str(path), f"openvino-bf16:{path}", capsys)
+    assert status == 2
+    assert "they part at /model.0/conv/Conv" in said
+    assert "computes this Conv in bf16 where f32 was asked" in said
+
+
+def swap_channels(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
+    put(constants["model.0.conv.weight"], numpy_helper.to_array(constants["model.0.conv.weight"])[:, ::-1])
+
+
+def rotate_classes(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
+    for level in range(3):
+        for part in ("weight", "bias"):
+            tensor = constants[f"model.23.cv3.{level}.2.{part}"]
+            put(tensor, np.roll(numpy_helper.to_array(tensor), 1, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [(swap_channels, "fault: colour order: they agree when red and blue are swapped"), (rotate_classes, "fault: class order: bolt is found as nut")],
+    ids=["BGR for RGB", "classes in another order"],
+)
+def test_faults_inside_the_network_are_named(
+    project: Path, tmp_path: Path, fault: Callable[..., None], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = parity(project, str(project / "model.pt"), str(changed(project, tmp_path, fault)), capsys, explain=False)
+    assert status == 2
+    assert name in said
+
+
+def test_another_precision_is_looked_into_by_its_own_measure(project: Path, tmp_path: Path) -> None:
+    """Every node of the graph can be looked at, in both runners, and gives what the other one gives."""
+    inside = OnnxInside(read_onnx(project / "model.onnx"), "model.onnx")
+    assert len(inside.nodes) > 250
+    batch = np.random.default_rng(1).random((2, 3, SIDE, SIDE), dtype=np.float32)
+    for node in (inside.nodes[0], LAYER, "/model.10/m/m.0/attn/MatMul", inside.nodes[-1]):
+        found = []
+        for kind in ("onnxruntime", "openvino"):
+            path = tmp_path / "probe.onnx"
+            path.write_bytes(inside.probe(node))
+            with open_runner(kind, path, threads=1) as runner:
+                found.append(inside.values(node, runner.infer(batch)))
+        assert found[0].shape == (2, inside.size(node))
+        assert relative_difference(found[0], found[1]) < 1e-4
+    with open_runner("onnxruntime", project / "model.onnx", threads=1) as runner:
+        np.testing.assert_allclose(found[0], runner.infer(batch).reshape(2, -1), rtol=1e-4, atol=1e-4)  # the last node's numbers are the output
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 14), st.randoms(use_true_random=False))
+def test_the_bisection_finds_a_node_that_parts_by_itself(count: int, chance: object) -> None:
+    """On random graphs with one broken node: the oracle is the graph itself. And it asks about few."""
+    nodes = [str(number) for number in range(count)]
+    parents = {node: {nodes[i] for i in range(index) if chance.random() < 0.3} for index, node in enumerate(nodes)}  # type: ignore[attr-defined]
+    broken = chance.choice(nodes)  # type: ignore[attr-defined]
+    reached = {broken}
+    for node in nodes:
+        if parents[node] & reached:
+            reached.add(node)
+
+    def values(node: str, fault: float) -> np.ndarray:
+        return np.array([1.0 + (fault if node in reached else 0.0)], np.float32)
+
+    parting = first_parting(nodes, parents, lambda node: values(node, 0.0), lambda node: values(node, 0.1), 1e-3)
+    assert parting is not None
+    assert parting.node == broken
+    assert parting.difference == pytest.approx(0.1, rel=1e-5)
+    assert parting.input_difference == 0.0
+    assert first_parting(nodes, parents, lambda node: values(node, 0.0), lambda node: values(node, 0.0), 1e-3) is None
+
+
+def test_a_long_chain_is_bisected() -> None:
+    nodes = [f"{number:03d}" for number in range(500)]
+    parents = {node: set(nodes[index - 1 : index]) if index else set() for index, node in enumerate(nodes)}
+    parting = first_parting(
+        nodes, parents, lambda node: np.ones(1, np.float32), lambda node: np.full(1, 1.1 if node >= "321" else 1.0, np.float32), 1e-3
+    )
+    assert parting is not None
+    assert (parting.node, parting.asked <= 12) == ("321", True)
+
+
+# ---- the network's input
+
+
+def fed(image: Image, fault: str) -> np.ndarray:
+    """What faulty code would feed."""
+    tensor, _ = model_input(image, CONTRACT)
+    if fault == "BGR":
+        return np.ascontiguousarray(tensor[:, ::-1])
+    if fault == "padded with black":
+        return model_input(image, other_contract(pad_value=0))[0]
+    if fault == "stretched":
+        return stretched_input(image, CONTRACT)
+    if fault == "0 to 255":
+        return tensor * np.float32(255)
+    return {"one grey level": tensor + np.float32(1 / 255), "noise": tensor[..., ::-1], "none": tensor}[fault]
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        ("none", None),
+        ("one grey level", None),
+        ("BGR", "colour order: BGR is fed where RGB is wanted"),
+        ("padded with black", "pad value: 0 is fed where 114 is wanted"),
+        ("stretched", "geometry: the image is stretched where it should be letterboxed"),
+        ("0 to 255", "scale: values from 0 to 255 are fed where 0 to 1 is wanted"),
+        ("noise", "pixels: up to"),
+    ],
+)
+def test_faults_of_the_input_are_named(tmp_path: Path, fault: str, name: str | None) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    image = read_image(next((project.raw / "images").rglob("*.png")))
+    wanted, _ = model_input(image, CONTRACT)
+    found = name_input_fault(fed(image, fault), wanted, image, CONTRACT)
+    assert found is None if name is None else str(found).startswith(name)
