@@ -16,13 +16,16 @@ ONNX_RUNNERS = ("onnxruntime", "openvino")
 
 @dataclass(frozen=True)
 class Artifact:
-    """`path` is None for an engine that was not built; `note` says why, or what its builder says of it."""
+    """`path` is None for an engine that was not built; `note` says why, or what its builder says of it. `onnx` is the file that an engine must have
+    been built from.
+    """
 
     name: str
     runner: str
     precision: str
     path: Path | None
     note: str = ""
+    onnx: Path | None = None
 
     def sha256(self) -> str | None:
         """Hash of the very file, None without one."""
@@ -48,7 +51,11 @@ def list_artifacts(export: Path, engines: Path) -> list[Artifact]:
             if precision in entries:
                 entry = entries[precision]
                 path = None if entry["status"] == NOT_BUILT else engines / entry["file"]
-                found.append(Artifact(f"tensorrt_{precision}", "tensorrt", precision, path, entry.get("reason") or entry["status"]))
+                found.append(
+                    Artifact(
+                        f"tensorrt_{precision}", "tensorrt", precision, path, entry.get("reason") or entry["status"], export / ONNX_FILES[precision]
+                    )
+                )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{engines / ENGINES_FILE} has another form ({error!r}): run `dvc repro build_engine`") from error
     return found

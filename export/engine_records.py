@@ -28,6 +28,7 @@ class EngineRecord:
     thresholds: dict[str, float] | None
     max_batch: int
     sha256: str
+    onnx_sha256: str
 
 
 def engines_document(entries: Mapping[str, Mapping[str, Any]], contract: ModelContract) -> dict[str, Any]:
@@ -57,10 +58,26 @@ def engine_record(path: Path) -> EngineRecord:
             thresholds=entry.get("thresholds"),
             max_batch=entry["max_batch"],
             sha256=entry["sha256"],
+            onnx_sha256=entry["onnx_sha256"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{listing} has another form ({error!r}): run `dvc repro build_engine`") from error
     actual = sha256_file(path)
     if actual != record.sha256:
         raise DataError(f"{path} has sha256 {actual[:12]}…, {listing.name} says {record.sha256[:12]}…: run `dvc repro build_engine`")
+    if f"detloop-{record.onnx_sha256}".encode() not in path.read_bytes():
+        raise DataError(f"{path} is the engine of another ONNX file than {listing.name} states: run `dvc repro -f build_engine`")
     return record
+
+
+def require_built_from(path: Path, onnx: Path) -> None:
+    """Refuse an engine that was built from another ONNX file than `onnx` as it lies there.
+
+    Raises:
+        DataError: it was, or its record cannot be used.
+    """
+    record, now = engine_record(path), sha256_file(onnx)
+    if record.onnx_sha256 != now:
+        raise DataError(
+            f"{path} is the engine of another ONNX file (sha256 {record.onnx_sha256[:12]}…, {onnx} has {now[:12]}…): run `dvc repro -f build_engine`"
+        )

@@ -13,7 +13,7 @@ import pytest
 
 from export.convert.engine_from_onnx import Toolchain, engine_from_onnx, toolchain
 from export.convert.onnx_from_torch import onnx_from_torch
-from export.engine_records import engine_record, engines_document
+from export.engine_records import engine_record, engines_document, require_built_from
 from export.runners import open_runner
 from export.runners.cuda import gpu_names
 from export.runners.tensorrt_library import installed_libraries, load_library
@@ -62,6 +62,10 @@ def test_record_says_what_was_built(onnx_folder: Path, built: Path) -> None:
     assert entry["onnx_sha256"] == sha256_file(onnx_folder / entry["onnx"])
     assert (entry["library"], entry["max_batch"]) == ("tensorrt_rtx", 8)
     record = engine_record(built / "fp32.engine")
+    assert f"detloop-{entry['onnx_sha256']}".encode() in (built / "fp32.engine").read_bytes()
+    require_built_from(built / "fp32.engine", onnx_folder / "model.onnx")
+    with pytest.raises(DataError, match="is the engine of another ONNX file"):
+        require_built_from(built / "fp32.engine", onnx_folder / "params.yaml")
     assert record.contract.classes == CLASSES
     assert record.library_version == entry["library_version"]
     assert sorted(path.name for path in built.iterdir()) == ["engines.json", "fp32.engine"]
@@ -130,10 +134,19 @@ def test_toolchain_fits_this_machine() -> None:
 def test_engine_and_record_must_fit(tmp_path: Path) -> None:
     contract = ModelContract(CLASSES, (64, 64), "cxcywh_scores")
     engine = tmp_path / "fp32.engine"
-    engine.write_bytes(b"engine")
+    onnx_sha256 = sha256_bytes(b"the model")
+    content = f"engine detloop-{onnx_sha256}".encode()
+    engine.write_bytes(content)
     with pytest.raises(MissingInputError, match=r"engines\.json is missing: keep it beside the engine"):
         engine_record(engine)
-    entry = {"file": "fp32.engine", "sha256": sha256_bytes(b"engine"), "library": "tensorrt_rtx", "library_version": "1", "max_batch": 8}
+    entry = {
+        "file": "fp32.engine",
+        "sha256": sha256_bytes(content),
+        "onnx_sha256": onnx_sha256,
+        "library": "tensorrt_rtx",
+        "library_version": "1",
+        "max_batch": 8,
+    }
     listing = tmp_path / "engines.json"
     listing.write_text(json.dumps(engines_document({"fp32": entry}, contract)))
     assert engine_record(engine).contract == contract

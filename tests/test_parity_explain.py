@@ -186,7 +186,7 @@ def test_a_long_chain_is_bisected() -> None:
     nodes = [f"{number:03d}" for number in range(500)]
     parents = {node: set(nodes[index - 1 : index]) if index else set() for index, node in enumerate(nodes)}
     parting = first_parting(
-        nodes, parents, lambda node: np.ones(1, np.float32), lambda node: np.full(1, 1.1 if node >= "321" else 1.0, np.float32), 1e-3
+        nodes, parents, lambda _: np.ones(1, np.float32), lambda node: np.full(1, 1.1 if node >= "321" else 1.0, np.float32), 1e-3
     )
     assert parting is not None
     assert (parting.node, parting.asked <= 12) == ("321", True)

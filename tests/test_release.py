@@ -17,7 +17,7 @@ from pipelines.core.io import sha256_file
 from pipelines.core.types import Box, Sample
 from tests.tiny_detector import Project, make_project
 
-LIMITS = Limits(min_ap50=0.5, max_p99_ms=100, max_size_mb=10)
+LIMITS = Limits(min_ap50=0.5, max_p99_ms=100, max_size_mb=10, max_memory_mb=1000)
 NOW = {
     "onnxruntime_fp32": ArtifactNow("onnxruntime", "fp32", "a" * 64, 9.0),
     "openvino_int8": ArtifactNow("openvino", "int8", "b" * 64, 3.0),
@@ -32,8 +32,8 @@ VERIFY: dict[str, Any] = {
 }
 BENCHMARK: dict[str, Any] = {
     "runners": {
-        "onnxruntime_fp32": {"status": "measured", "sha256": "a" * 64, "p50_ms": 8.0, "p99_ms": 12.0},
-        "openvino_int8": {"status": "measured", "sha256": "b" * 64, "p50_ms": 4.0, "p99_ms": 7.0},
+        "onnxruntime_fp32": {"status": "measured", "sha256": "a" * 64, "p50_ms": 8.0, "p99_ms": 12.0, "peak_rss_mb": 200.0},
+        "openvino_int8": {"status": "measured", "sha256": "b" * 64, "p50_ms": 4.0, "p99_ms": 7.0, "peak_rss_mb": 200.0},
         "tensorrt_fp32": {"status": "not_run", "sha256": "c" * 64, "reason": "no GPU"},
     }
 }
@@ -70,6 +70,8 @@ DECISIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple
     "int8 file changed after timing": (VERIFY, changed(BENCHMARK, *T_INT8, "sha256", value="d" * 64), EVALUATE, both[1:]),
     "int8 was not timed": (VERIFY, changed(BENCHMARK, *T_INT8, value=None), EVALUATE, both[1:]),
     "int8 is too slow": (VERIFY, changed(BENCHMARK, *T_INT8, "p99_ms", value=100.1), EVALUATE, both[1:]),
+    "int8 needs too much memory": (VERIFY, changed(BENCHMARK, *T_INT8, "peak_rss_mb", value=1000.1), EVALUATE, both[1:]),
+    "its memory was not measured": (VERIFY, changed(BENCHMARK, *T_INT8, "peak_rss_mb", value=None), EVALUATE, both[1:]),
     "at the limit is within": (VERIFY, changed(BENCHMARK, *T_INT8, "p99_ms", value=100), EVALUATE, both),
     "AP50 at the limit": (VERIFY, BENCHMARK, {"test": {"AP50": 0.5}}, both),
 }
@@ -157,10 +159,18 @@ def run_release(
     paths = {name: project.root / name for name in ("params.yaml", "export", "engines", "dataset", "raw", "predictions", "evaluation")}
     paths["params"] = paths.pop("params.yaml")
     if do_verify:
-        verify.work(Namespace(**paths, metrics=project.metrics / "verify.json"))
+        judged = {precision: project.metrics / f"quantize_{precision}.json" for precision in ("fp16", "int8")}
+        verify.work(Namespace(**paths, **judged, metrics=project.metrics / "verify.json"))
     artifacts = json.loads((project.metrics / "verify.json").read_text())["artifacts"]
     runners = {
-        name: {"status": "measured", "sha256": item["sha256"], "p50_ms": 2.0 + number - faster_ms, "p99_ms": 9.0, "throughput_ips": 100.0}
+        name: {
+            "status": "measured",
+            "sha256": item["sha256"],
+            "p50_ms": 2.0 + number - faster_ms,
+            "p99_ms": 9.0,
+            "peak_rss_mb": 99.0,
+            "throughput_ips": 100.0,
+        }
         for number, (name, item) in enumerate(sorted(artifacts.items()))
         if item["status"] != "not_run"
     }

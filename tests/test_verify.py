@@ -19,7 +19,8 @@ from export.runners.detect import above, model_input
 from export.stages.verify import work
 from export.thresholds import read_thresholds
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError
-from pipelines.core.records import write_detections
+from pipelines.core.io import sha256_bytes, sha256_file
+from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import Detections
 from tests.tiny_detector import CLASSES, CONTRACT, Project, make_project, model_bytes, other_contract
 
@@ -158,7 +159,8 @@ def test_a_lost_class_fails_though_the_mean_holds() -> None:
 def verify(project: Project) -> dict[str, Any]:
     names = ("export", "engines", "dataset", "raw", "predictions", "evaluation")
     paths = {name: project.root / name for name in names}
-    work(Namespace(params=project.root / "params.yaml", metrics=project.metrics / "verify.json", **paths))
+    judged = {precision: project.metrics / f"quantize_{precision}.json" for precision in ("fp16", "int8")}
+    work(Namespace(params=project.root / "params.yaml", metrics=project.metrics / "verify.json", **judged, **paths))
     content: dict[str, Any] = json.loads((project.metrics / "verify.json").read_text())
     return content
 
@@ -182,26 +184,69 @@ def test_faithful_artifacts_pass(tmp_path: Path) -> None:
     assert (project.metrics / "verify.json").read_bytes() == first
 
 
-# name: what is wrong with the artifact, and the count that must show it
-FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "BGR instead of RGB": ({"reads": (2, 1, 0)}, "class_flips"),
-    "classes in another order inside": ({"reads": (1, 2, 0)}, "class_flips"),
-    "another pad value": ({"contract": other_contract(pad_value=255)}, "extra"),
-    "weights disturbed, boxes lost": ({"bias": -13}, "missed"),
-    "weights disturbed, scores only": ({"bias": -11}, "matched"),
-    "boxes moved": ({"shift_px": 0.5}, "missed"),
+UNNAMED = "the first layer that differs: `detloop parity"
+# name: what is wrong with the artifact, the count that must show it, and what it must be called
+FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "BGR instead of RGB": ({"reads": (2, 1, 0)}, "class_flips", "fault: colour order: they agree when red and blue are swapped"),
+    "classes in another order inside": ({"reads": (1, 2, 0)}, "class_flips", "fault: class order: red is found as blue"),
+    "another pad value": ({"contract": other_contract(pad_value=255)}, "extra", "fault: pad value: they agree when padded with 114"),
+    "weights disturbed, boxes lost": ({"bias": -13}, "missed", UNNAMED),
+    "weights disturbed, scores only": ({"bias": -8.6}, "matched", UNNAMED),
+    "boxes moved": ({"shift_px": 0.5}, "missed", UNNAMED),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_caught(fault: str, tmp_path: Path) -> None:
-    change, shows_in = FAULTS[fault]
+    change, shows_in, called = FAULTS[fault]
     artifacts = verify(make_project(tmp_path / "p", images=2, changes={"fp32": change}))["artifacts"]
     for runner in ("onnxruntime", "openvino"):
         item = artifacts[f"{runner}_fp32"]
         assert item["status"] == "fail", fault
         assert item[shows_in] > 0
+        assert any(called in reason for reason in item["reasons"]), item["reasons"]
         assert artifacts[f"{runner}_int8"]["status"] == "pass"
+
+
+def test_calibration_on_val_is_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=2)
+    (train,), (held_out, _) = (read_samples(project.dataset / f"{split}.jsonl") for split in ("train", "test"))
+    for images, says in (((train.image_id[:16],), None), ((held_out.image_id[:16],), f"{held_out.image_id[:16]} is held out for val or test")):
+        (project.export / "model_int8.onnx").write_bytes(model_bytes(precision="int8", calibration=images))
+        item = verify(project)["artifacts"]["openvino_int8"]
+        assert item["status"] == ("pass" if says is None else "fail")
+        assert says is None or says in item["reasons"][0]
+
+
+def test_what_quantize_refused_on_val_does_not_pass_on_test(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    (project.metrics / "quantize_int8.json").write_text(json.dumps({"passes": False, "reasons": ["AP of single classes is too far below"]}))
+    artifacts = verify(project)["artifacts"]
+    assert artifacts["onnxruntime_int8"]["status"] == artifacts["openvino_int8"]["status"] == "fail"
+    assert "on val it lost too much, and no fallback helped: AP of single classes" in artifacts["openvino_int8"]["reasons"][0]
+    assert artifacts["openvino_fp16"]["status"] == "pass"
+
+
+def engine_of(project: Project, onnx_sha256: str, stated: str) -> None:
+    """An engine file that carries the hash of its ONNX file, as ours do, and a record that states one."""
+    content = b"engine\0detloop-" + onnx_sha256.encode()
+    (project.engines / "fp32.engine").write_bytes(content)
+    entry = {"status": "built", "file": "fp32.engine", "sha256": sha256_bytes(content), "onnx_sha256": stated}
+    entry |= {"library": "tensorrt_rtx", "library_version": "1", "max_batch": 8, "thresholds": dict.fromkeys(CLASSES, 0.5)}
+    (project.engines / "engines.json").write_text(json.dumps({"contract": CONTRACT.to_json(), "engines": {"fp32": entry}}))
+
+
+def test_an_engine_of_another_onnx_file_is_named_even_where_nothing_can_run_it(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    right, other = sha256_file(project.export / "model.onnx"), "0" * 64
+    engine_of(project, right, right)
+    assert "another ONNX file" not in json.dumps(verify(project)["artifacts"]["tensorrt_fp32"])
+    for made_from, stated in ((other, other), (other, right)):  # honestly, and with a forged record
+        engine_of(project, made_from, stated)
+        item = verify(project)["artifacts"]["tensorrt_fp32"]
+        assert item["status"] == "fail"
+        assert "is the engine of another ONNX file" in item["reasons"][0]
+        assert "dvc repro -f build_engine" in item["reasons"][0]
 
 
 # name: a file that cannot count as the artifact, and what the reason must say

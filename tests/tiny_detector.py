@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.metadata import PRECISION_KEY, metadata_from_contract, thresholds_entry
+from export.metadata import CALIBRATION_KEY, PRECISION_KEY, metadata_from_contract, thresholds_entry
 from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import ModelContract
@@ -36,6 +36,7 @@ def model_bytes(
     bias: float = -8.4,
     shift_px: float = 0.0,
     threshold: float = THRESHOLD,
+    calibration: Sequence[str] = (),
 ) -> bytes:
     """The detector as ONNX: class i scores sigmoid(12 * mean of input channel reads[i] + bias) a cell, boxes are the cells moved by `shift_px`."""
     weights = np.zeros((3, 3, 1, 1), np.float32)
@@ -67,9 +68,15 @@ def model_bytes(
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    calibrated = {CALIBRATION_KEY: json.dumps({"split": "train", "images": list(calibration)})} if precision == "int8" else {}
     helper.set_model_props(
         model,
-        {**metadata_from_contract(contract, stride=CELL), **thresholds_entry(dict.fromkeys(contract.classes, threshold)), PRECISION_KEY: precision},
+        {
+            **metadata_from_contract(contract, stride=CELL),
+            **thresholds_entry(dict.fromkeys(contract.classes, threshold)),
+            **calibrated,
+            PRECISION_KEY: precision,
+        },
     )
     onnx.checker.check_model(model)
     return model.SerializeToString()
@@ -102,6 +109,12 @@ def make_project(root: Path, *, images: int = 5, changes: dict[str, dict[str, ob
     (root / "engines").mkdir()
     entries = {"fp32": {"status": "not_built", "reason": "no TensorRT here", "file": None}}
     (root / "engines" / "engines.json").write_text(json.dumps({"contract": CONTRACT.to_json(), "engines": entries}))
+    metrics = project.metrics
+    metrics.mkdir()
+    for precision in ("fp16", "int8"):
+        (metrics / f"quantize_{precision}.json").write_text(json.dumps({"passes": True, "reasons": []}))
+    write_samples(root / "dataset" / "train.jsonl", [_sample(project, 1000)])
+    write_samples(root / "dataset" / "val.jsonl", [])
     (root / "evaluation").mkdir()
     (root / "evaluation" / "thresholds.json").write_text(json.dumps({"classes": dict.fromkeys(CLASSES, THRESHOLD)}))
     clean = root / "clean.onnx"

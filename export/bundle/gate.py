@@ -20,6 +20,7 @@ class Limits:
     min_ap50: float
     max_p99_ms: float
     max_size_mb: float
+    max_memory_mb: float
     verdicts: tuple[str, ...] = ("promote", "inconclusive")
 
 
@@ -98,6 +99,7 @@ def decide(
             Check("timed_file", name, _short(timed.get("sha256")), _short(now.sha256), _same(timed.get("sha256"), now.sha256)),
             _at_most("p99_ms", name, timed.get("p99_ms"), limits.max_p99_ms),
             _at_most("size_mb", name, now.size_mb, limits.max_size_mb),
+            _at_most("peak_rss_mb", name, timed.get("peak_rss_mb"), limits.max_memory_mb),
         ]
         checks.extend(own)
         wrong = [f"{check.name} is {check.value}, wanted {check.limit}" for check in own if check.status == "fail"]

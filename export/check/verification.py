@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.artifacts import Artifact
+from export.check.diagnosis import Reference, name_output_fault
 from export.check.parity import Status
-from export.engine_records import BUILT_NOT_RUN
+from export.engine_records import BUILT_NOT_RUN, require_built_from
 from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import class_hash
@@ -44,6 +45,8 @@ def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], 
     if artifact.path is None:
         return Attempt(None, None, "not_run", f"not built: {artifact.note}")
     try:
+        if artifact.onnx is not None:
+            require_built_from(artifact.path, artifact.onnx)
         runner = open_runner(artifact.runner, artifact.path, threads=threads)
     except MissingPartError as error:
         return Attempt(None, None, "not_run", f"{BUILT_NOT_RUN}: {error}" if artifact.runner == "tensorrt" else str(error))
@@ -68,3 +71,10 @@ def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], 
             except DataError as error:
                 return Attempt(None, None, "fail", str(error))
     return Attempt(tuple(found), thresholds)
+
+
+def cause_of(artifact: Artifact, reference: Reference, *, threads: int) -> str | None:
+    """The name of the fault that keeps an artifact from finding what the reference found (`export.check.diagnosis`), None when it is unknown."""
+    assert artifact.path is not None
+    with open_runner(artifact.runner, artifact.path, threads=threads) as runner:
+        return name_output_fault(runner, reference)

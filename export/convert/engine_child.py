@@ -12,6 +12,7 @@ Imports the standard library and TensorRT only: whatever else Python loads would
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -33,7 +34,7 @@ FIXED_ENVIRONMENT = {
 }
 RTX = "tensorrt_rtx"
 RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # in the order in which they need each other
-NETWORK_NAME = "detloop"  # a fixed one: the library counts unnamed networks
+NETWORK_NAME = "detloop-{onnx_sha256}"  # stands in the engine's bytes, so that an engine says what it was built from
 
 
 def build(library_name: str, onnx: bytes, max_batch: int) -> tuple[dict[str, Any], bytes]:
@@ -55,7 +56,7 @@ def build(library_name: str, onnx: bytes, max_batch: int) -> tuple[dict[str, Any
     builder = library.Builder(logger)
     builder.max_threads = 1
     network = builder.create_network(0)
-    network.name = NETWORK_NAME
+    network.name = NETWORK_NAME.format(onnx_sha256=hashlib.sha256(onnx).hexdigest())
     parser = library.OnnxParser(network, logger)
     if not parser.parse(onnx):
         found = [parser.get_error(index) for index in range(parser.num_errors)]

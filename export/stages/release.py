@@ -23,7 +23,9 @@ def work(args: argparse.Namespace) -> int:
     params = load_params(args.params)
     artifacts = {artifact.name: artifact for artifact in list_artifacts(args.export, args.engines)}
     verify, benchmark, evaluate, challenge = (read_json(path) for path in (args.verify, args.benchmark, args.evaluate, args.challenge))
-    limits = Limits(params.release.min_ap50, params.release.max_p99_ms, params.release.max_size_mb, tuple(params.release.verdicts))
+    limits = Limits(
+        params.release.min_ap50, params.release.max_p99_ms, params.release.max_size_mb, params.release.max_memory_mb, tuple(params.release.verdicts)
+    )
     decision = decide({name: _now(artifact) for name, artifact in artifacts.items()}, verify, benchmark, evaluate, challenge, limits)
     if decision.verdict == "released":
         files = released_files(decision, _release(args, params, decision, artifacts, verify, benchmark), threads=os.cpu_count() or 1)

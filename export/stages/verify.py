@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifacts import Artifact, list_artifacts
+from export.artifacts import ONNX_FILES, Artifact, list_artifacts
+from export.check import diagnosis
 from export.check.drops import Accuracy, drops_between, relative_drop
 from export.check.parity import COUNTS, Allowed, Parity, compare, judge, total
-from export.check.verification import attempt
+from export.check.verification import attempt, cause_of
+from export.convert.calibration import require_train_only
+from export.convert.onnx_model import metadata_of, read_onnx
+from export.metadata import CALIBRATION_KEY
 from export.runners.detect import NmsValues, above
 from export.thresholds import read_thresholds
 from pipelines.core.cli import stage_main
 from pipelines.core.contract import class_hash
-from pipelines.core.errors import DataError
-from pipelines.core.io import sha256_file, write_metrics
+from pipelines.core.errors import DataError, LeakError
+from pipelines.core.images import read_image
+from pipelines.core.io import read_json, sha256_file, write_metrics
 from pipelines.core.params import VerifyParams, load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
 from pipelines.core.types import Detections, GroundTruth
 from pipelines.evaluation.coco import CocoMetrics, coco_metrics
+
+CAUSE_IMAGES = 64  # test images among which a fault is looked for
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Reference:
     classes: tuple[str, ...]
     thresholds: NDArray[np.float64]
     metrics: CocoMetrics
+    refusals: Mapping[str, Sequence[str]]  # by precision: what speaks against its ONNX file, whatever it finds
 
     def nothing(self) -> str | None:
         """Why an agreement with this reference would say nothing; None when it says something."""
@@ -91,7 +101,46 @@ def _reference(args: argparse.Namespace, classes: tuple[str, ...]) -> Reference:
         classes=classes,
         thresholds=np.array(list(read_thresholds(args.evaluation / "thresholds.json", classes).values())),
         metrics=coco_metrics(truth, found, classes),
+        refusals=_refusals(args),
     )
+
+
+def _refusals(args: argparse.Namespace) -> dict[str, list[str]]:
+    """What `quantize` found on val, and calibration on images that are not train images."""
+    refusals: dict[str, list[str]] = {}
+    for precision, path in {"fp16": args.fp16, "int8": args.int8}.items():
+        judged = read_json(path)
+        if judged.get("passes") is False:
+            refusals[precision] = [f"on val it lost too much, and no fallback helped: {'; '.join(judged['reasons'])}"]
+    ids = {split: [sample.image_id for sample in read_samples(args.dataset / f"{split}.jsonl")] for split in ("train", "val", "test")}
+    try:
+        metadata = metadata_of(read_onnx(args.export / ONNX_FILES["int8"]))
+        record = json.loads(metadata.get(CALIBRATION_KEY, "{}"))
+        if "images" not in record:
+            raise LeakError("int8 states no calibration images, so nobody knows what it was calibrated on: run `dvc repro quantize`")
+        require_train_only(record["images"], ids["train"], [*ids["val"], *ids["test"]])
+    except LeakError as error:
+        refusals.setdefault("int8", []).append(str(error))
+    except DataError:  # not an ONNX file: each runner says so
+        pass
+    return refusals
+
+
+def _cause(artifact: Artifact, reference: Reference, match_iou: float, params: VerifyParams, nms: NmsValues) -> str:
+    """The fault by its name, or how to find it."""
+    part = diagnosis.Reference(
+        images=tuple(read_image(path) for path in reference.images[:CAUSE_IMAGES]),
+        found=reference.found[:CAUSE_IMAGES],
+        thresholds=reference.thresholds,
+        match_iou=match_iou,
+        near_threshold=params.near_threshold,
+        nms=nms,
+    )
+    named = cause_of(artifact, part, threads=os.cpu_count() or 1)
+    if named is not None:
+        return f"fault: {named}"
+    side = f"{artifact.runner}:{artifact.path}"
+    return f"no usual fault explains it; the first layer that differs: `detloop parity MODEL.pt {side} --images IMAGES --explain`"
 
 
 def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms: NmsValues) -> dict[str, Any]:
@@ -122,6 +171,11 @@ def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms:
     metrics = coco_metrics(reference.truth, result.found, reference.classes)
     drops = drops_between(_accuracy(reference.metrics), _accuracy(metrics))
     status, reasons = judge(artifact.precision, drops, parity, _allowed(params))
+    wrong = [*reference.refusals.get(artifact.precision, ())]
+    if status == "fail" and not wrong:
+        wrong.append(_cause(artifact, reference, match_iou, params, nms))
+    if wrong:
+        status, reasons = "fail", [*reasons, *wrong]
     if status == "pass" and (nothing := reference.nothing()):
         status, reasons = "not_run", [nothing]
     return {
@@ -173,6 +227,8 @@ if __name__ == "__main__":
             "raw": "folder that the samples' paths are relative to",
             "predictions": "folder of PyTorch's detections",
             "evaluation": "folder with thresholds.json",
+            "fp16": "quantize_fp16.json",
+            "int8": "quantize_int8.json",
             "metrics": "verify.json to write",
         },
     )
