@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipelines.core.cli import run_guarded
 
@@ -30,13 +30,15 @@ COMMANDS: dict[str, str] = {
 MODULES = {"import": "import_dataset", "export-dataset": "export_dataset"}  # where a command's name cannot be a module's
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, import the one command, run it; its exit status."""
+def main(argv: Sequence[str] | None = None, commands: Collection[str] = tuple(COMMANDS)) -> int:
+    """Parse, import the one command, run it; its exit status. `commands` are those that are there: a bundle's program has a few only."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="detloop", description="From raw images to a verified, deployable detector.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if name not in commands:
+            continue
+        command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
         if arguments[:1] == [name]:
             module = importlib.import_module(f"pipelines.commands.{MODULES.get(name, name)}")
             module.configure(command)

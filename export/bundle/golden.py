@@ -5,17 +5,19 @@ Golden images travel with their expected network input and, for each artifact, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.reader import Bundle, detections_from_json, open_artifact
+from export.bundle.reader import Bundle, GoldenImage, detections_from_json, open_artifact
+from export.check.diagnosis import Reference, name_input_fault, name_output_fault
 from export.check.parity import Status, compare, total
+from export.runners import Runner
 from export.runners.detect import detect, model_input
-from pipelines.core.errors import DataError, DetloopError, MissingPartError
+from pipelines.core.errors import DataError, DetloopError, GateError, MissingPartError
 from pipelines.core.images import read_image
 from pipelines.core.io import read_json
 
@@ -82,29 +84,49 @@ def _preprocessing(bundle: Bundle) -> Answer:
             stored = golden_tensor(bundle.folder / item.input)
         except DetloopError as error:
             return Answer("preprocessing", "fail", str(error))
-        if made.shape != stored.shape:
-            return Answer("preprocessing", "fail", f"{item.image} gives input of shape {made.shape}, {item.input} has {stored.shape}")
+        fault = name_input_fault(made, stored, read_image(bundle.folder / item.image), bundle.contract)
+        if fault is not None:
+            return Answer("preprocessing", "fail", f"{item.image}: {fault}")
         worst = max(worst, float(np.abs(made - stored).max()) * bundle.contract.divide_by)
-    # another OpenCV may decode or resize a pixel one grey level off
-    return Answer(
-        "preprocessing", "pass" if worst <= 1.001 else "fail", f"{len(bundle.golden)} images, at most {worst:.2f} grey levels off (1 is allowed)"
-    )
+    return Answer("preprocessing", "pass", f"{len(bundle.golden)} images, at most {worst:.2f} grey levels off (1 is allowed)")
 
 
 def _artifact(bundle: Bundle, name: str, threads: int) -> Answer:
-    tolerance = TOLERANCES[bundle.artifacts[name].precision]
     try:
-        expected = read_json(bundle.require_unchanged(bundle.expected))[name]
         with open_artifact(bundle, name, threads=threads) as runner:
-            thresholds = runner.require_thresholds()
-            found = [detect(runner, read_image(bundle.folder / item.image), bundle.nms) for item in bundle.golden]
-        wanted = [detections_from_json(expected[item.image], bundle.contract.classes) for item in bundle.golden]
+            return runner_answer(bundle, name, runner, bundle.golden)
     except MissingPartError as error:
         return Answer(name, "not_run", str(error))
     except DetloopError as error:
         return Answer(name, "fail", str(error))
+
+
+def require_golden(bundle: Bundle, name: str, runner: Runner) -> None:
+    """Refuse an opened artifact that does not find on the first golden image what it found on the releasing machine.
+
+    Raises:
+        GateError: it does not; the message names the fault where it is a usual one.
+    """
+    answer = runner_answer(bundle, name, runner, bundle.golden[:1])
+    if answer.status != "pass":
+        raise GateError(
+            f"{name} does not pass the golden image here ({answer.detail}): run `detloop bundle test {bundle.folder}`, use another --runner"
+        )
+
+
+def runner_answer(bundle: Bundle, name: str, runner: Runner, golden: Sequence[GoldenImage]) -> Answer:
+    """Does an opened artifact find on golden images what it found on the releasing machine?"""
+    tolerance = TOLERANCES[bundle.artifacts[name].precision]
+    try:
+        expected = read_json(bundle.require_unchanged(bundle.expected))[name]
+        images = [read_image(bundle.require_unchanged(item.image)) for item in golden]
+        wanted = [detections_from_json(expected[item.image], bundle.contract.classes) for item in golden]
+    except DetloopError as error:
+        return Answer(name, "fail", str(error))
     except (KeyError, ValueError, TypeError) as error:
         return Answer(name, "fail", f"{bundle.expected} cannot be read for {name} ({error!r})")
+    thresholds = runner.require_thresholds()
+    found = [detect(runner, image, bundle.nms) for image in images]
     parts = [
         compare(ours, theirs, thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score)
         for ours, theirs in zip(wanted, found, strict=True)
@@ -114,4 +136,8 @@ def _artifact(bundle: Bundle, name: str, threads: int) -> Answer:
     detail = f"{parity.total('matched')} golden boxes found, scores at most {parity.max_score_difference:.4f} off ({tolerance.score} is allowed)"
     if wrong:
         detail += ", " + ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in wrong.items())
-    return Answer(name, "fail" if wrong or parity.max_score_difference > tolerance.score else "pass", detail)
+    if not wrong and parity.max_score_difference <= tolerance.score:
+        return Answer(name, "pass", detail)
+    reference = Reference(tuple(images), tuple(wanted), thresholds, tolerance.match_iou, tolerance.score, bundle.nms)
+    fault = name_output_fault(runner, reference)
+    return Answer(name, "fail", detail if fault is None else f"{detail}; fault: {fault}")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from export.artifacts import Artifact
 from export.bundle.gate import Decision
 from export.bundle.golden import EXPECTED_MARGIN
+from export.bundle.program import PROGRAM_FILE
 from export.bundle.reader import BUNDLE_FILE, FORMAT, detections_to_json
 from export.engine_records import ENGINES_FILE
 from export.runners import open_runner
@@ -48,13 +49,14 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Release:
-    """What the writer needs beside the decision; `golden` are the test samples that travel along."""
+    """What the writer needs beside the decision; `golden` are the test samples that travel along, `program` is `detloop.pyz`."""
 
     contract: ModelContract
     nms: NmsValues
     artifacts: Mapping[str, Artifact]
     golden: Sequence[Sample]
     raw: Path
+    program: bytes
     verify: Mapping[str, Any]
     benchmark: Mapping[str, Any]
 
@@ -120,6 +122,7 @@ def released_files(decision: Decision, release: Release, *, threads: int) -> dic
     for name in sorted(decision.order):
         artifacts[name]["thresholds"], expected[name] = _expected(release.artifacts[name], images, release, threads)
     files[EXPECTED_FILE] = json_text(expected).encode()
+    files[PROGRAM_FILE] = release.program
     files["README.md"] = _readme(release.contract).encode()
     about = {
         "format": FORMAT,
@@ -195,10 +198,10 @@ def _readme(contract: ModelContract) -> str:
 
 Classes: {", ".join(contract.classes)}.
 
-    detloop bundle test DIR                          # does it work on this machine?
-    detloop predict --bundle DIR IMAGES --draw OUT   # JSON, and pictures
+    python DIR/{PROGRAM_FILE} bundle test DIR                          # does it work on this machine?
+    python DIR/{PROGRAM_FILE} predict --bundle DIR IMAGES --draw OUT   # JSON, and pictures
 
-Both need detloop with numpy, OpenCV and one of the runtimes (onnxruntime, openvino, TensorRT) only.
+Needs Python 3.11 with numpy, OpenCV and one runtime: `pip install numpy opencv-python-headless onnxruntime` (or openvino, or TensorRT).
 
 With your own code, follow `bundle.json`:
 

@@ -15,6 +15,7 @@ from onnx import helper
 
 from pipelines.core.errors import DataError, MissingPartError
 
+METHOD = "least squared error over 2048 bins"  # part of the name of kept ranges: change it with the method
 BINS = 2048
 _ERRORS_ONLY = 3
 LEVELS = 127  # steps from zero to the end of the range

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.bundle.golden import require_golden
 from export.bundle.reader import Bundle, detect_shown, load_bundle, open_fastest
 from export.runners import Runner
 from export.serve.batcher import Batcher, BatchLimits
@@ -67,6 +68,7 @@ def open_detector(
     use_one_thread_a_call()
     bundle = load_bundle(folder)
     name, runner = open_fastest(bundle, wanted, threads=threads, streams=threads, say=say)
+    require_golden(bundle, name, runner)
     # measured on CPUs: a batch takes as long as its images one by one, so it would only make the first one wait for the last
     size = min(batch or (1 if runner.device == "cpu" else 8), runner.max_batch or waiting)
     return BundleDetector(bundle, name, runner, limits=BatchLimits(waiting, size, wait_s), workers=threads)

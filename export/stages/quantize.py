@@ -86,7 +86,7 @@ def work(args: argparse.Namespace) -> None:
 def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
     from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only
     from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
-    from export.convert.ranges import measured_ranges
+    from export.convert.ranges import METHOD, measured_ranges
 
     settings = params.evaluate
     limits = SliceLimits(settings.small_area_px, settings.medium_area_px, settings.dark_below, settings.bright_above)
@@ -95,7 +95,7 @@ def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, cont
     chosen = choose_calibration(train, params.export.calibration_images, limits)
     require_train_only([sample.image_id for sample in chosen], [sample.image_id for sample in train], held_out)
     record = calibration_record(chosen, limits)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {"ranges": METHOD, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
     def batches(count: int, title: str) -> Iterator[NDArray[np.float32]]:
         shown = tqdm(chosen[:count], desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())

@@ -8,6 +8,7 @@ from typing import Any
 
 from export.artifacts import Artifact, list_artifacts
 from export.bundle.gate import ArtifactNow, Decision, Limits, decide
+from export.bundle.program import program
 from export.bundle.writer import Release, golden_samples, rejected_files, released_files
 from export.runners import open_runner
 from export.runners.detect import NmsValues
@@ -16,6 +17,8 @@ from pipelines.core.errors import DataError
 from pipelines.core.io import read_json, write_folder, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_samples
+
+PROGRAM_MODULES = ("pipelines.cli", "pipelines.commands.bundle", "pipelines.commands.predict")  # what a bundle's own program can do
 
 
 def work(args: argparse.Namespace) -> int:
@@ -62,6 +65,7 @@ def _release(
         artifacts=artifacts,
         golden=golden_samples(samples, params.release.golden_images),
         raw=args.raw,
+        program=program(PROGRAM_MODULES, licence=args.licence),
         verify=verify,
         benchmark=benchmark,
     )
@@ -100,6 +104,7 @@ if __name__ == "__main__":
             "verify": "verify.json",
             "benchmark": "benchmark.json",
             "evaluate": "evaluate.json",
+            "licence": "licence of the code that goes into the bundle",
             "challenge": "challenge.json",
             "release": "bundle folder to write",
             "metrics": "release.json to write",

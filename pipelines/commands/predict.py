@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle.draw import draw_detections, encode_jpeg
+from export.bundle.golden import require_golden
 from export.bundle.in_order import in_order
 from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if workers > 1:
         use_one_thread_a_call()
     name, runner = open_fastest(bundle, args.runner, threads=args.threads, streams=workers, say=_say)
+    require_golden(bundle, name, runner)
     targets: list[Path | None] = [None] * len(files) if args.draw is None else list(drawn_names(args.draw, files))
     with runner:
         rows = list(in_order(lambda item: _predict(runner, bundle, *item), zip(files, targets, strict=True), workers=workers))
