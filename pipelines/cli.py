@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "noise": "train a few times with other seeds, so that the champion gate knows their noise",
     "predict": "run a released bundle on images",
     "parity": "hold one runner against another: boxes, the name of the fault, the first layer that differs",
+    "ops": "list the operators of an ONNX model that a target lacks, and what to do",
     "bundle": "test a released bundle on its golden vectors",
     "serve": "answer images over HTTP with a released bundle",
     "report": "say where the report lies",
