@@ -15,6 +15,7 @@ from export.bundle.writer import golden_samples
 from export.stages import release, verify
 from pipelines.core.io import sha256_file
 from pipelines.core.types import Box, Sample
+from tests.conftest import ROOT
 from tests.tiny_detector import Project, make_project
 
 LIMITS = Limits(min_ap50=0.5, max_p99_ms=100, max_size_mb=10, max_memory_mb=1000)
@@ -179,7 +180,7 @@ def run_release(
     (project.metrics / "challenge.json").write_text(json.dumps(challenge))
     metrics = {name: project.metrics / f"{name}.json" for name in ("verify", "benchmark", "evaluate", "challenge")}
     del paths["predictions"], paths["evaluation"]
-    release.work(Namespace(**paths, **metrics, release=project.root / "release", metrics=project.metrics / "release.json"))
+    release.work(Namespace(**paths, **metrics, licence=ROOT / "LICENSE", release=project.root / "release", metrics=project.metrics / "release.json"))
     record: dict[str, Any] = json.loads((project.metrics / "release.json").read_text())
     return record
 

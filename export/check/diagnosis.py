@@ -20,7 +20,7 @@ from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_f
 from pipelines.core.types import Detections
 
 GREY_LEVEL = 1.001 / 255  # another OpenCV may decode or resize a pixel one grey level off
-PAD_VALUES = (0, 114, 127, 128, 255)
+PAD_VALUES = (114, 0, 127, 128, 255)  # the usual one first: of several that explain it, it is named
 MAX_IMAGES = 8  # that a hypothesis is tried on
 EXPLAINS = 0.9  # share of the boxes that a hypothesis must put right
 SAME_PLACE_IOU = 0.5
