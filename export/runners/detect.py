@@ -83,6 +83,12 @@ def detect(runner: Runner, image: Image, nms: NmsValues) -> Detections:
     return detect_batch(runner, [image], nms)[0]
 
 
+def detect_from_tensor(runner: Detector, image: Image, nms: NmsValues) -> Detections:
+    """`detect` through the float tensor, which PyTorch's runner takes too."""
+    tensor, box = model_input(image, runner.contract)
+    return read_output(runner.infer(tensor)[0], runner.contract, box, image, nms)
+
+
 def above(detections: Detections, thresholds: NDArray[np.float64], margin: float = 0.0) -> Detections:
     """The detections that reach their class's threshold less `margin`; `thresholds` is (classes,)."""
     keep = detections.score.astype(np.float64) >= thresholds[detections.class_index] - margin

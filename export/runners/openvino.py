@@ -23,7 +23,8 @@ class OpenVinoRunner(Runner):
     """An `.onnx` file in OpenVINO, CPU device; `streams` callers share the `threads`. A batch is computed image by image: on CPUs that is as fast, a
     fixed shape is faster than a free one, and int8 with a free one crashes on CPUs with AMX (openvinotoolkit/openvino issue 37577).
 
-    Computes in float32 where the file says float: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels.
+    Computes in float32 where the file says float: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. Another
+    `precision_hint` (bf16, f16) is for looking at what it would cost.
     """
 
     name = "openvino"
