@@ -25,7 +25,6 @@ _TRUSTED_AGE_NS = 2_000_000_000  # a file that changed just before the run may c
 
 _SEEN_SCHEMA: dict[str, pl.DataType] = {
     "origin": pl.String(),
-    "file": pl.String(),  # where it lies
     "source": pl.String(),
     "group": pl.String(),
     "captured_at": pl.String(),
@@ -46,6 +45,7 @@ VIEW_SCHEMA: dict[str, pl.DataType] = {
 View = Callable[[pl.DataFrame], pl.DataFrame]  # rows with image_id, path, width_px and height_px to VIEW_SCHEMA
 LookAtAll = Callable[[Sequence[str], int, Set[str], ImageStore], Iterator[list[Looked]]]
 
+_IN_TABLE = {"refused": "unopened"}
 _STAMP = ["origin", "bytes", "modified_ns", "changed_ns", "inode"]
 
 
@@ -82,8 +82,10 @@ def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, e
     """
     started_ns = time.time_ns()
     cache, store = Cache(work), ImageStore(raw)
-    seen = pl.DataFrame(list(zip(*files, strict=True)), schema=_SEEN_SCHEMA) if files else pl.DataFrame(schema=_SEEN_SCHEMA)
-    table = _look_at_new(seen, cache, store, wishes.thresholds.max_pixels, look)
+    place = {file.origin: file.path for file in files}  # beside the table, since names may be no text
+    columns = dict(zip(InboxFile._fields, zip(*files, strict=True), strict=True)) if files else {}
+    seen = pl.DataFrame({_IN_TABLE.get(name, name): column for name, column in columns.items() if name != "path"}, schema=_SEEN_SCHEMA)
+    table = _look_at_new(seen, place, cache, store, wishes.thresholds.max_pixels, look)
     old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS
     cache.save_files(table.filter(pl.col("image_id").is_not_null() & old_enough).select(list(FILES_SCHEMA)))
     table = with_exact_duplicates(with_lists(with_reasons(table, wishes.thresholds), wishes.lists))
@@ -94,7 +96,7 @@ def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, e
     path = pl.concat_str(pl.lit(f"{IMAGES_FOLDER}/"), pl.col("image_id").str.head(2), pl.lit("/"), "image_id", pl.lit("."), "extension")
     table = table.with_columns(pl.when(pl.col("reason").is_null()).then(path).alias("path"))
     if view is not None:
-        _store_missing(table, store)
+        _store_missing(table, place, store)
         table = table.join(view(table.filter(pl.col("path").is_not_null())), on="image_id", how="left", maintain_order="left")
     else:
         table = table.with_columns(**{name: pl.lit(None, kind) for name, kind in VIEW_SCHEMA.items() if name != "image_id"})
@@ -107,24 +109,24 @@ def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, e
         pl.when(in_).then(pl.lit("kept")).otherwise(pl.lit("dropped")).alias("status"),
         pl.when(in_).then(pl.col("path")).alias("path"),
     )
-    _store_missing(table, store)
+    _store_missing(table, place, store)
     return Collection(table, cache.thumbnails(), store)
 
 
-def _store_missing(table: pl.DataFrame, store: ImageStore) -> None:
-    for relative, size, file, image_id in table.filter(pl.col("path").is_not_null()).select("path", "bytes", "file", "image_id").iter_rows():
+def _store_missing(table: pl.DataFrame, place: Mapping[str, str], store: ImageStore) -> None:
+    for relative, size, origin, image_id in table.filter(pl.col("path").is_not_null()).select("path", "bytes", "origin", "image_id").iter_rows():
         if store.sizes.get(relative) != size:
-            store.put_file(relative, file, image_id)
+            store.put_file(relative, place[origin], image_id)
 
 
-def _look_at_new(seen: pl.DataFrame, cache: Cache, store: ImageStore, max_pixels: int, look: LookAtAll) -> pl.DataFrame:
+def _look_at_new(seen: pl.DataFrame, place: Mapping[str, str], cache: Cache, store: ImageStore, max_pixels: int, look: LookAtAll) -> pl.DataFrame:
     """`seen` with image_id, true size, the columns of the measurements, and `refused`."""
     stamped = seen.join(cache.files, on=_STAMP, how="left", maintain_order="left")
     measured = cache.measured["image_id"]
     new = stamped.filter(pl.col("unopened").is_null() & ~pl.col("image_id").is_in(measured.implode()).fill_null(value=False))
     looked: list[tuple[str | None, int | None, str | None]] = []
     waiting: dict[str, Looked] = {}
-    for batch in look(new["file"].to_list(), max_pixels, set(measured) if len(new) else set(), store):
+    for batch in look([place[origin] for origin in new["origin"]], max_pixels, set(measured) if len(new) else set(), store):
         looked += [(item.image_id, item.bytes, item.refused) for item in batch]
         waiting.update({item.image_id: item for item in batch if item.image_id is not None and _lasts(item)})
         if len(waiting) >= _SEGMENT_ROWS:

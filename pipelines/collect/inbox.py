@@ -1,8 +1,8 @@
 """What lies in the inbox: every file with the source, group, time and split that the logs beside it give. Opens only the logs.
 
 A folder may hold `log.jsonl` or `log.csv` with columns `file` (relative to that folder) and, as wanted, `source`, `group`, `captured_at`,
-`split`, and from `fetch` also `uri` and `refused`; other columns are ignored and counted. Names that start with a dot are skipped. Links are followed
-to files inside the inbox only.
+`split`, and from `fetch` also `uri` and `refused`; other columns are ignored and counted. Hidden files (one dot first) are skipped. Links are
+followed to files inside the inbox only.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _walk(folder: str, prefix: str, root: Path) -> Iterator[tuple[str, _Entry]]:
     """Yield the name relative to the inbox and the entry of everything that is not a plain folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") and not entry.name.startswith(".."):  # `..\\x.jpg` from an archive is no hidden file
                 continue
             name = f"{prefix}{entry.name}"
             if entry.is_symlink():

@@ -1,0 +1,112 @@
+"""100,000 small labeled images, then 1,000 more: collect, label_sync and dataset the first time and after, and a repro of nothing.
+
+Usage: python benchmarks/scale.py [--images 100000] [--add 1000] [--work build/scale]
+
+`increment`: seconds of the three stages after the addition over those of the first run, each stage a process of its own, as `dvc repro` starts it.
+`noop_repro_s`: a `dvc repro dataset` that has nothing to do. `peak_rss_mb`: the most memory that any of the stages held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from ruamel.yaml import YAML
+
+from pipelines.core.io import sha256_bytes, write_jsonl
+from pipelines.core.records import row_from_annotation
+from pipelines.core.types import Annotation, Box
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "scale.json"
+STAGES = ("collect", "label_sync", "dataset")
+SIDE_PX = 64
+FOLDER_IMAGES = 1000
+CLASSES = ("bolt", "nut", "washer")
+
+
+def add_images(project: Path, first: int, last: int) -> None:
+    """Images `first` to `last` - 1 into the inbox, each a scene of its own, and a label file for them."""
+    rows = []
+    for number in range(first, last):
+        rng = np.random.default_rng(number)
+        scene = cv2.resize(rng.integers(20, 230, (6, 8, 3), dtype=np.uint8), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC)
+        content = cv2.imencode(".jpg", scene, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        path = project / "data/inbox/camera" / f"{number // FOLDER_IMAGES:04d}" / f"{number:07d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        left, top = rng.integers(0, SIDE_PX // 2, 2).tolist()
+        box = Box(CLASSES[number % 3], (left, top, left + 20, top + 20))
+        rows.append(row_from_annotation(Annotation(sha256_bytes(content), "labeled", SIDE_PX, SIDE_PX, (box,), "people")))
+    write_jsonl(project / "data/label_sources" / f"from-{first}.jsonl", rows)
+
+
+def environment(project: Path) -> dict[str, str]:
+    """With this interpreter first, and the project's own code."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(project)}
+
+
+def run_stage(project: Path, name: str) -> tuple[float, float]:
+    """Seconds and peak memory in MB of one stage, by its command in dvc.yaml."""
+    graph = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text())["stages"]
+    start = time.perf_counter()
+    process = subprocess.Popen(shlex.split(graph[name]["cmd"]), cwd=project, env=environment(project), stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    assert status == 0, name
+    return seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+
+def repro_s(project: Path) -> float:
+    """Seconds of `dvc repro` as far as the dataset."""
+    start = time.perf_counter()
+    subprocess.run(["dvc", "repro", "dataset"], cwd=project, env=environment(project), check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure, print one JSON object, write it to results/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--add", type=int, default=1000)
+    parser.add_argument("--work", type=Path, default=Path("build/scale"))
+    args = parser.parse_args()
+    project = args.work.resolve()
+    shutil.rmtree(project, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "pipelines.cli", "new", str(project)], env=environment(ROOT), check=True, capture_output=True)
+    add_images(project, 0, args.images)
+    run_stage(project, "fetch")
+    time.sleep(3)  # files of the last two seconds are read again, which is no cost of the addition
+    first = {name: run_stage(project, name) for name in STAGES}
+    add_images(project, args.images, args.images + args.add)
+    time.sleep(3)
+    second = {name: run_stage(project, name) for name in STAGES}
+    first_repro = repro_s(project)
+    noop = repro_s(project)
+    sums = [sum(seconds for seconds, _ in run.values()) for run in (first, second)]
+    result = {
+        "images": args.images,
+        "added": args.add,
+        "first_s": {name: seconds for name, (seconds, _) in first.items()},
+        "after_addition_s": {name: seconds for name, (seconds, _) in second.items()},
+        "first_repro_s": first_repro,
+        "noop_repro_s": noop,
+        "peak_rss_mb": max(peak for run in (first, second) for _, peak in run.values()),
+        "ratios": {"increment": sums[1] / sums[0]},
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
