@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pipelines.collect.inbox import read_inbox
 from pipelines.core.io import read_jsonl, sha256_bytes
 from tests.conftest import ROOT
 from tests.serving import HOSTILE, Running, encoded, running, wait_for
-from tests.test_bundle import BLOCKED, NOT_NEEDED
+from tests.test_bundle import BLOCKED, NOT_NEEDED, tamper_expected
 from tests.test_release import run_release
 from tests.tiny_detector import CLASSES, make_project
 
@@ -240,6 +241,15 @@ def test_serving_needs_no_training_libraries(bundle: Path, golden: list[bytes]) 
     blocked = {*NOT_NEEDED, "openvino", "tensorrt", "tensorrt_rtx"} - {"pydantic"}  # FastAPI's own
     with running(bundle, command=[sys.executable, "-c", BLOCKED.format(blocked=blocked), "serve"]) as server:
         assert server.predict(golden[0]).status_code == 200
+
+
+def test_a_runner_that_fails_the_golden_vectors_is_not_served(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt = Path(shutil.copytree(bundle, tmp_path / "spoilt"))
+    tamper_expected(lambda rows: rows.pop(0))(spoilt)
+    assert main(["serve", "--bundle", str(spoilt), "--port", "0", "--runner", "openvino_fp32"]) == 2
+    error = capsys.readouterr().err
+    assert "fails its golden vectors here" in error
+    assert "1 extra" in error
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])

@@ -139,7 +139,10 @@ def build_app(service: Service) -> FastAPI:
             raise HTTPException(error.status, error.reason) from error
         except DataError as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-        image_id = await asyncio.to_thread(service.folders.write_complaint, content, extension, row, service.detector.name)
+        try:
+            image_id = await asyncio.to_thread(service.folders.write_complaint, content, extension, row, service.detector.name)
+        except OSError as error:
+            raise HTTPException(HTTPStatus.INSUFFICIENT_STORAGE, f"the complaint cannot be kept ({error.strerror}): tell the operator") from error
         service.metrics.complained(complaint)
         return JSONResponse({"image_id": image_id}, HTTPStatus.CREATED)
 
