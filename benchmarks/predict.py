@@ -244,8 +244,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "competing": {"single": [ours, bare, soonest], "folder": ["ours", most]},
         "ratios": _rounded(
             {
-                "vs_ultralytics": p50["ours"] / p50[soonest],
-                "vs_bare": p50["ours"] / p50["bare"],
+                "vs_ultralytics": p50[ours] / p50[soonest],
+                "vs_bare": p50[ours] / p50[bare],
                 "throughput_vs_ultralytics": rate["ours"] / rate[most],
             },
             4,

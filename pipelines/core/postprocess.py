@@ -62,11 +62,10 @@ def detections_from_output(
         order = np.argsort(-score, kind="stable")[:max_detections]
     else:
         scores = output[4:]
-        class_index = scores.argmax(axis=0)
-        score = np.take_along_axis(scores, class_index[None], axis=0)[0]
-        keep = np.flatnonzero(score > score_floor)
-        keep = keep[np.argsort(-score[keep], kind="stable")][:MAX_CANDIDATES]
-        score, class_index = score[keep], class_index[keep].astype(np.int64)
+        best = scores.max(axis=0)
+        keep = np.flatnonzero(best > score_floor)
+        keep = keep[np.argsort(-best[keep], kind="stable")][:MAX_CANDIDATES]
+        score, class_index = best[keep], scores[:, keep].argmax(axis=0).astype(np.int64)
         centre, half = output[:2, keep].T, output[2:4, keep].T / 2
         xyxy = np.concatenate([centre - half, centre + half], axis=1)
         # one NMS for all classes: boxes of different classes are moved apart so that they never overlap
