@@ -248,7 +248,7 @@ def test_a_runner_that_fails_the_golden_vectors_is_not_served(bundle: Path, tmp_
     tamper_expected(lambda rows: rows.pop(0))(spoilt)
     assert main(["serve", "--bundle", str(spoilt), "--port", "0", "--runner", "openvino_fp32"]) == 2
     error = capsys.readouterr().err
-    assert "fails its golden vectors here" in error
+    assert "does not pass the golden image here" in error
     assert "1 extra" in error
 
 
