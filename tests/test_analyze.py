@@ -111,6 +111,12 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     assert (analysis["images"], analysis["coco"]["AP"], rows) == (0, None, [])
 
 
+def test_images_need_no_file_name(tmp_path: Path) -> None:
+    analysis, rows = analyze(tmp_path, {**coco(LABEL), "images": [{"id": 1}, {"id": 2}]}, [WRONG])
+    assert analysis["tide"]["counts"]["Bkg"] == 1
+    assert {row["image"] for row in rows} == {None}
+
+
 def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     crowd = {**LABEL, "id": 2, "iscrowd": 1}
     many = [{**FOUND, "bbox": [number, 100, 5, 5], "score": 0.1} for number in range(101)]
@@ -136,7 +142,7 @@ def _missing_key(truth: dict[str, Any], _: list[dict[str, Any]]) -> None:
 
 BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], Any], str]] = {
     "no annotations": (_missing_key, "gt.json is not a COCO truth file"),
-    "an id twice": (lambda truth, _: truth["images"].append(truth["images"][0]), "images need an id of their own"),
+    "an id twice": (lambda truth, _: truth["images"].append(truth["images"][0]), "images need id each, and no id twice"),
     "a broken label": (lambda truth, _: truth["annotations"][0].update(bbox=[1, 2, 3]), "annotations whose bbox is not [x, y, width, height]"),
     "a negative side": (lambda _, results: results[0].update(bbox=[1, 2, -3, 4]), "detections whose bbox is not [x, y, width, height]"),
     "an unknown image": (lambda _, results: results[0].update(image_id=9), "image_id the truth file does not know (9)"),

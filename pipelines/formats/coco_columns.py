@@ -28,7 +28,10 @@ _RESULT_SCHEMA = {**_BOX, "score": pl.Float64}
 
 @dataclass(frozen=True)
 class CocoTruth:
-    """A truth file. `images` has `image_id` and `image` (file name), sorted by id; image i of `boxes` is its row i, class i is `classes[i]`."""
+    """A truth file: image i of `boxes` is row i of `images`, class i is `classes[i]`.
+
+    `images` has `image_id` and `image` (file name, null where the file has none), sorted by id.
+    """
 
     images: pl.DataFrame
     category_ids: tuple[int, ...]
@@ -47,9 +50,9 @@ def read_truth(content: bytes, name: str) -> CocoTruth:
     if frame.height != 1 or any(frame[column][0] is None for column in _TRUTH_SCHEMA):
         raise DataError(f"{name} is not a COCO truth file (an object with images, categories and annotations): name such a file")
     images, categories, boxes = (frame.select(pl.col(column).explode(empty_as_null=False)).unnest(column) for column in _TRUTH_SCHEMA)
-    for kind, rows in (("images", images), ("categories", categories)):
-        if rows.null_count().sum_horizontal().sum() or rows["id"].is_duplicated().any():
-            raise DataError(f"{name}: {kind} need an id of their own and a name each: mend the file")
+    for kind, rows, needed in (("images", images, ["id"]), ("categories", categories, ["id", "name"])):
+        if rows.select(needed).null_count().sum_horizontal().sum() or rows["id"].is_duplicated().any():
+            raise DataError(f"{name}: {kind} need {' and '.join(needed)} each, and no id twice: mend the file")
     crowd = boxes["iscrowd"].fill_null(0) != 0
     boxes = boxes.filter(~crowd)
     images, categories = images.sort("id"), categories.sort("id")

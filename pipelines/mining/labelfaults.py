@@ -6,8 +6,8 @@ label (isotonic regression, so any rescaling that keeps the order changes nothin
     support     the highest p of its own class on it, in full from IoU 0.7, falling to nothing at 0.3
     swapped     the highest p of another class on it, where no label of that class is: p x (1 - support)
     misplaced   the highest p of its class beside it (IoU 0.1 to 0.5), where no other label of that class is: p x (1 - support)
-    spurious    nothing speaks for it, though labels of its class usually have support: the chance that a label with so little support is one of the
-                faulty ones, when PRIOR of all are, x (1 - support)
+    spurious    nothing speaks for it, though labels of its class and size usually have support: the chance that a label with so little support is
+                one of the faulty ones, when PRIOR of all are, x (1 - support)
     missing     a detection where no label is: half p squared, x (1 - the score of a label of its class that it touches and explains)
 
 A score is a rank with a reason, not a probability. Suspects go to people; nothing here changes a label.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.core.boxes import iou_matrix
+from pipelines.core.boxes import area, iou_matrix
 from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
 from pipelines.mining.tide import greedy_match, overlaps
 
@@ -32,6 +32,7 @@ SPURIOUS, MISPLACED, SWAPPED, MISSING = range(len(FAULTS))
 SAME_IOU, TOUCHING_IOU = 0.5, 0.1
 NO_SUPPORT_IOU, FULL_SUPPORT_IOU = 0.3, 0.7
 PRIOR = 0.05
+CLASS_WEIGHT = 20  # labels; see `_share_with_less`
 MISSING_WEIGHT = 0.5
 MIN_HIT_RATE = 0.05  # a detection that is right more rarely proposes no label
 
@@ -68,7 +69,7 @@ def label_suspects(truth: TruthColumns, found: DetectionColumns) -> Suspects:
     name, name_witness = _best_witness(len(truth), label[other], row[other], rate)
 
     scores = np.zeros((len(FAULTS) - 1, len(truth)))
-    scores[SPURIOUS] = PRIOR / (PRIOR + (1 - PRIOR) * _share_with_less(truth.class_index, support))
+    scores[SPURIOUS] = PRIOR / (PRIOR + (1 - PRIOR) * _share_with_less(truth, support))
     scores[MISPLACED], scores[SWAPPED] = place, name
     scores *= 1 - support
     kind = scores.argmax(axis=0)
@@ -98,7 +99,7 @@ def suspect_rows(
         rate = "" if witness < 0 else f"{suspects.rate[witness]:.0%}"
         offered = None if witness < 0 else classes[found.class_index[witness]]
         why = {
-            "spurious": f"little speaks for this {own} (support {suspects.support[label]:.2f}), less than for most labels of its class",
+            "spurious": f"little speaks for this {own} (support {suspects.support[label]:.2f}), less than for most of its class and size",
             "misplaced": f"a {own} is found beside this box, where no other label is; detections like it are right in {rate} of cases",
             "swapped": f"labeled {own}, found to be {offered}; detections like it are right in {rate} of cases",
         }[kind]
@@ -142,12 +143,25 @@ def falling_rates(hit: NDArray[np.bool_], score: Floats) -> Floats:
     return np.repeat([total / count for total, count in blocks], [count for _, count in blocks])
 
 
-def _share_with_less(class_index: Ints, support: Floats) -> Floats:
-    """For each label, the share of its class's labels that have as little support or less."""
+def _share_with_less(truth: TruthColumns, support: Floats) -> Floats:
+    """For each label, the share of labels of its class and size that have as little support or less, (labels,).
+
+    Sizes are the thirds of a class by area; a third with few labels leans on the whole class, as if it had CLASS_WEIGHT labels more of that share.
+    """
+    areas = area(truth.xyxy)
     share = np.zeros(len(support))
-    for index in np.unique(class_index):
-        rows = np.flatnonzero(class_index == index)
-        share[rows] = np.searchsorted(np.sort(support[rows]), support[rows], side="right") / len(rows)
+    for index in np.unique(truth.class_index):
+        rows = np.flatnonzero(truth.class_index == index)
+        share[rows] = _share_below(support[rows])
+        third = np.searchsorted(np.quantile(areas[rows], (1 / 3, 2 / 3)), areas[rows])
+        for size in np.unique(third):
+            part = rows[third == size]
+            share[part] = (len(part) * _share_below(support[part]) + CLASS_WEIGHT * share[part]) / (len(part) + CLASS_WEIGHT)
+    return share
+
+
+def _share_below(support: Floats) -> Floats:
+    share: Floats = np.searchsorted(np.sort(support), support, side="right") / len(support)
     return share
 
 
