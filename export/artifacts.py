@@ -12,6 +12,7 @@ from pipelines.core.io import read_json, sha256_file
 
 ONNX_FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 ONNX_RUNNERS = ("onnxruntime", "openvino")
+BEFORE_FILE = "before.onnx"  # int8 with all layers in int8, where `quantize` put some back to float: `benchmark` tells what that costs
 
 
 @dataclass(frozen=True)

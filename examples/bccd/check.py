@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 MEAN_AP50, CLASS_AP50 = 0.82, 0.75
+AP_PARITY = 0.001  # fp32 on any CPU runner against PyTorch
+INT8_DROP, INT8_SPEED = 0.01, 1.5  # relative; the runner on which int8 gains most
 CLASSES = ("RBC", "WBC", "Platelets")
 ZERO_AREA = ("BloodImage_00338", "BloodImage_00343")
 NEAR_DUPLICATES = ("BloodImage_00037", "BloodImage_00038")
@@ -27,7 +29,9 @@ def main(project: Path) -> int:
     test = metrics("evaluate")["test"]
     labels, collect, dataset = (json.dumps(metrics(name)) for name in ("labels", "collect", "dataset"))
     release = metrics("release")
-    artifacts = metrics("verify")["artifacts"]
+    artifacts, reference = metrics("verify")["artifacts"], metrics("verify")["reference"]
+    p50 = {name: item["p50_ms"] for name, item in metrics("benchmark")["runners"].items() if item["status"] == "measured"}
+    speed, runner = max((p50[f"{kind}_fp32"] / p50[f"{kind}_int8"], kind) for kind in ("onnxruntime", "openvino"))
     checks = {
         f"mean test AP50 {test['AP50']:.3f}, at least {MEAN_AP50}": test["AP50"] >= MEAN_AP50,
         **{
@@ -39,10 +43,24 @@ def main(project: Path) -> int:
         "the two pairs across the split named in dataset.json": all(name in dataset for name in LEAKS),
         **{
             f"{name}: {artifact['status']}, AP {artifact['AP']}, relative drop {artifact['relative_drop']}": artifact["status"] == "pass"
-            or name.endswith("int8")
             for name, artifact in artifacts.items()
-            if artifact["status"] != "not_run" and artifact["precision"] != "int8"  # int8 ships only when the gate lets it
+            if artifact["status"] != "not_run"
         },
+        **{
+            f"{name} against PyTorch: AP {artifact['AP'] - reference['AP']:+.5f} (at most {AP_PARITY}), "
+            f"{artifact['missed']} missed, {artifact['extra']} extra, {artifact['class_flips']} flipped": abs(artifact["AP"] - reference["AP"])
+            <= AP_PARITY
+            and not artifact["missed"] + artifact["extra"] + artifact["class_flips"]
+            for name, artifact in artifacts.items()
+            if artifact["status"] != "not_run" and artifact["precision"] == "fp32"
+        },
+        **{
+            f"{name} loses {artifact['relative_drop']:.2%} of AP, at most {INT8_DROP:.0%}": artifact["relative_drop"] <= INT8_DROP
+            for name, artifact in artifacts.items()
+            if artifact["status"] != "not_run" and artifact["precision"] == "int8"
+        },
+        f"int8 is {speed:.2f} times as fast as fp32 on {runner}, at least {INT8_SPEED}": speed >= INT8_SPEED,
+        "engines of all precisions were built": all(artifacts[f"tensorrt_{name}"]["file"] for name in ("fp32", "fp16", "int8")),
         f"release verdict {release['verdict']}, wanted released": release["verdict"] == "released",
     }
     for text, holds in checks.items():

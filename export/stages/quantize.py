@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from export.artifacts import BEFORE_FILE
 from pipelines.core.cli import run_guarded
 from pipelines.core.errors import DataError, ParamsError
 from pipelines.core.images import read_image
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp16", "int8")
 LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless")  # what measured ranges depend on
 SEARCH_IMAGES = 8  # calibration images that rank the layers
-BEFORE_FILE = "before.onnx"  # all layers in int8, kept beside the model that gave some up, so that `benchmark` can tell the price
 
 
 @dataclass(frozen=True)
