@@ -12,6 +12,7 @@ from pipelines.core.errors import DataError
 from pipelines.core.io import read_json, sha256_file
 
 ENGINES_FILE = "engines.json"
+REBUILD = "build it here: `detloop engine build --bundle DIR` for a bundle, `dvc repro -f build_engine` in a project"
 BUILT = "built"  # a GPU of this machine can load it
 BUILT_NOT_RUN = "built, not run"  # no GPU here can load it, so nothing is known of its results
 NOT_BUILT = "not_built"  # `reason` says why
@@ -29,6 +30,18 @@ class EngineRecord:
     max_batch: int
     sha256: str
     onnx_sha256: str
+    gpu: str | None  # None: any GPU that the library supports
+    driver: str | None
+
+    def foreign_here(self, library_version: str, gpu: str, driver: str) -> str | None:
+        """Why this machine must not run the engine; None when it may."""
+        if self.library_version != library_version:
+            return f"built by {self.library} {self.library_version}, here is {library_version}"
+        if self.gpu is not None and self.gpu != gpu:
+            return f"built for {self.gpu}, here is {gpu}"
+        if self.gpu is not None and self.driver != driver:
+            return f"built under driver {self.driver}, here is {driver}"
+        return None
 
 
 def engines_document(entries: Mapping[str, Mapping[str, Any]], contract: ModelContract) -> dict[str, Any]:
@@ -59,6 +72,8 @@ def engine_record(path: Path) -> EngineRecord:
             max_batch=entry["max_batch"],
             sha256=entry["sha256"],
             onnx_sha256=entry["onnx_sha256"],
+            gpu=entry.get("gpu"),
+            driver=entry.get("driver"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{listing} has another form ({error!r}): run `dvc repro build_engine`") from error

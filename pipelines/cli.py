@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "predict": "run a released bundle on images",
     "parity": "hold one runner against another: boxes, the name of the fault, the first layer that differs",
     "ops": "list the operators of an ONNX model that a target lacks, and what to do",
+    "engine": "build TensorRT engines from a bundle, on the machine that is to run them",
     "bundle": "test a released bundle on its golden vectors",
     "serve": "answer images over HTTP with a released bundle",
     "report": "say where the report lies",

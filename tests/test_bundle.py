@@ -20,10 +20,12 @@ import pytest
 from export.bundle.draw import PALETTE_BGR, draw_detections
 from export.bundle.in_order import in_order
 from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact
+from export.runners.cuda import gpu_names
+from export.runners.tensorrt_library import installed_libraries
 from pipelines.cli import main
 from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
 from pipelines.core.images import read_image
-from pipelines.core.io import sha256_file
+from pipelines.core.io import sha256_bytes, sha256_file
 from pipelines.core.types import Detections
 from tests.conftest import ROOT
 from tests.test_release import run_release
@@ -391,6 +393,53 @@ def test_a_runner_that_fails_the_golden_image_is_refused(bundle: Path, capsys: p
     assert "does not pass the golden image here" in error
     assert "fault: colour order: they agree when red and blue are swapped" in error
     assert error.count("\n") == 1
+
+
+def local_engine(folder: Path, golden: str) -> None:
+    """An engine as `detloop engine build` leaves it; no GPU here can load it."""
+    onnx_sha256 = sha256_file(folder / "model.onnx")
+    content = f"engine detloop-{onnx_sha256}".encode()
+    (folder / "local").mkdir()
+    (folder / "local" / "fp32.engine").write_bytes(content)
+    about = json.loads((folder / "bundle.json").read_text())
+    entry = {"file": "fp32.engine", "sha256": sha256_bytes(content), "onnx_sha256": onnx_sha256, "library": "tensorrt_rtx", "library_version": "1"}
+    entry |= {"max_batch": 8, "golden": golden, "checked_as": "openvino_fp32", "thresholds": about["artifacts"]["openvino_fp32"]["thresholds"]}
+    (folder / "local" / "engines.json").write_text(json.dumps({"contract": about["contract"], "engines": {"fp32": entry}}))
+
+
+@pytest.mark.skipif(bool(gpu_names()), reason="this machine has a GPU")
+def test_an_engine_built_here_is_first_choice_once_it_passed(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    local_engine(bundle, "pass")
+    loaded = load_bundle(bundle)
+    assert loaded.order[0] == "tensorrt_fp32"
+    assert loaded.require_unchanged("local/fp32.engine").is_file()
+    assert main(["predict", "--bundle", str(bundle), str(bundle / "golden" / "00.png")]) == 0
+    captured = capsys.readouterr()
+    assert "tensorrt_fp32 cannot run here (no CUDA GPU can load the engine here" in captured.err
+    assert json.loads(captured.out)["runner"] == "onnxruntime_fp16"
+    (bundle / "local" / "fp32.engine").write_bytes(b"another")
+    with pytest.raises(DataError, match="is not the file that passed the gate"):
+        open_artifact(load_bundle(bundle), "tensorrt_fp32", threads=1)
+
+
+@pytest.mark.parametrize("golden", ["fail", "not_run"])
+def test_an_engine_that_did_not_pass_is_not_offered(bundle: Path, golden: str) -> None:
+    local_engine(bundle, golden)
+    assert "tensorrt_fp32" not in load_bundle(bundle).order
+
+
+@pytest.mark.skipif("tensorrt_rtx" not in installed_libraries() or bool(gpu_names()), reason="needs tensorrt-rtx and no GPU")
+def test_engines_are_built_from_the_bundle_and_not_used_before_they_ran(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engine", "build", "--bundle", str(bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["not_run", precision] for precision in ("fp16", "fp32", "int8")]
+    assert all("built, not run: no CUDA GPU" in line for line in lines)
+    listing = json.loads((bundle / "local" / "engines.json").read_text())["engines"]
+    for entry in listing.values():
+        assert entry["onnx_sha256"] == sha256_file(bundle / entry["onnx"])
+        assert (bundle / "local" / entry["file"]).is_file()
+    assert not [name for name in load_bundle(bundle).order if name.startswith("tensorrt")]
+    assert main(["bundle", "test", str(bundle)]) == 0  # the released files are as they were
 
 
 def test_detections_survive_json() -> None:

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from export.convert.engine_from_onnx import Toolchain, engine_from_onnx, toolchain
 from export.convert.onnx_from_torch import onnx_from_torch
-from export.engine_records import engine_record, engines_document, require_built_from
+from export.engine_records import EngineRecord, engine_record, engines_document, require_built_from
 from export.runners import open_runner
 from export.runners.cuda import gpu_names
 from export.runners.tensorrt_library import installed_libraries, load_library
@@ -41,7 +42,7 @@ def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stage(folder: Path, engines: Path, *, python: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [*(python or [sys.executable, "-m", "export.stages.build_engine"]), "--params", str(folder / "params.yaml")]
     environment = {**os.environ, "PADDING": "x" * len(str(engines)) * 37}  # another environment each time
-    command += ["--export", str(folder), "--engines", str(engines)]
+    command += ["--export", str(folder), "--work", str(folder / "work"), "--engines", str(engines)]
     return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
@@ -159,3 +160,20 @@ def test_engine_and_record_must_fit(tmp_path: Path) -> None:
     listing.write_text(json.dumps({"contract": contract.to_json(), "engines": {"fp32": {"file": "fp32.engine"}}}))
     with pytest.raises(DataError, match="has another form"):
         engine_record(engine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "here", "says"),
+    [
+        ({}, ("11.0", "GPU A", "13.0"), None),
+        ({}, ("11.1", "GPU A", "13.0"), "built by tensorrt 11.0, here is 11.1"),
+        ({}, ("11.0", "GPU B", "13.0"), "built for GPU A, here is GPU B"),
+        ({}, ("11.0", "GPU A", "13.1"), "built under driver 13.0, here is 13.1"),
+        ({"gpu": None, "driver": None}, ("11.0", "GPU B", "13.1"), None),  # a portable engine
+        ({"gpu": None, "driver": None}, ("11.1", "GPU B", "13.1"), "built by tensorrt 11.0, here is 11.1"),
+    ],
+)
+def test_a_foreign_engine_is_told(changes: dict[str, None], here: tuple[str, str, str], says: str | None) -> None:
+    contract = ModelContract(CLASSES, (64, 64), "cxcywh_scores")
+    record = EngineRecord("tensorrt", "11.0", "fp32", contract, None, 8, "0", "0", "GPU A", "13.0")
+    assert replace(record, **changes).foreign_here(*here) == says  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ def test_bf16_where_f32_was_asked_is_named(project: Path, capsys: pytest.Capture
         if "bf16" not in runner.arithmetic().values():
             pytest.skip("this CPU computes no bf16")
     with OpenVinoRunner(path, threads=1) as runner:
-        assert set(runner.arithmetic().values()) <= {"f32", "i32", "i64"}
+        assert not {"bf16", "f16"} & set(runner.arithmetic().values())
     status, said = parity(project, str(path), f"openvino-bf16:{path}", capsys)
     assert status == 2
     assert "they part at /model.0/conv/Conv" in said
@@ -121,24 +121,10 @@ def swap_channels(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]
     put(constants["model.0.conv.weight"], numpy_helper.to_array(constants["model.0.conv.weight"])[:, ::-1])
 
 
-def rotate_classes(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
-    for level in range(3):
-        for part in ("weight", "bias"):
-            tensor = constants[f"model.23.cv3.{level}.2.{part}"]
-            put(tensor, np.roll(numpy_helper.to_array(tensor), 1, axis=0))
-
-
-@pytest.mark.parametrize(
-    ("fault", "name"),
-    [(swap_channels, "fault: colour order: they agree when red and blue are swapped"), (rotate_classes, "fault: class order: bolt is found as nut")],
-    ids=["BGR for RGB", "classes in another order"],
-)
-def test_faults_inside_the_network_are_named(
-    project: Path, tmp_path: Path, fault: Callable[..., None], name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, said = parity(project, str(project / "model.pt"), str(changed(project, tmp_path, fault)), capsys, explain=False)
+def test_bgr_inside_the_network_is_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = parity(project, str(project / "model.pt"), str(changed(project, tmp_path, swap_channels)), capsys, explain=False)
     assert status == 2
-    assert name in said
+    assert "fault: colour order: they agree when red and blue are swapped" in said
 
 
 def test_another_precision_is_looked_into_by_its_own_measure(project: Path, tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def make_project(root: Path, *, images: int = 5, changes: dict[str, dict[str, ob
     metrics.mkdir()
     for precision in ("fp16", "int8"):
         (metrics / f"quantize_{precision}.json").write_text(json.dumps({"passes": True, "reasons": []}))
-    write_samples(root / "dataset" / "train.jsonl", [_sample(project, 1000)])
+    train_id = sha256_bytes(b"an image that only int8 is calibrated on")
+    write_samples(root / "dataset" / "train.jsonl", [replace(samples[0], image_id=train_id, path=f"images/{train_id}.png")])
     write_samples(root / "dataset" / "val.jsonl", [])
     (root / "evaluation").mkdir()
     (root / "evaluation" / "thresholds.json").write_text(json.dumps({"classes": dict.fromkeys(CLASSES, THRESHOLD)}))

@@ -118,7 +118,7 @@ def runner_answer(bundle: Bundle, name: str, runner: Runner, golden: Sequence[Go
     """Does an opened artifact find on golden images what it found on the releasing machine?"""
     tolerance = TOLERANCES[bundle.artifacts[name].precision]
     try:
-        expected = read_json(bundle.require_unchanged(bundle.expected))[name]
+        expected = read_json(bundle.require_unchanged(bundle.expected))[bundle.artifacts[name].expected_as]
         images = [read_image(bundle.require_unchanged(item.image)) for item in golden]
         wanted = [detections_from_json(expected[item.image], bundle.contract.classes) for item in golden]
     except DetloopError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from export.engine_records import ENGINES_FILE
 from export.runners import Runner, open_runner
 from export.runners.detect import NmsValues, above, detect_batch
 from export.thresholds import checked_thresholds
@@ -23,6 +24,7 @@ from pipelines.core.types import Detections
 
 FORMAT = 2
 BUNDLE_FILE = "bundle.json"
+LOCAL_FOLDER = "local"  # engines that `detloop engine build` made on this machine
 _GET_ANOTHER = "get the bundle again, or write it anew with `dvc repro release`"
 
 
@@ -35,6 +37,7 @@ class BundleArtifact:
     precision: str
     file: str
     thresholds: dict[str, float]
+    expected_as: str  # whose golden detections it must find: its own, or for an engine built on this machine those of its ONNX file
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def load_bundle(folder: Path) -> Bundle:
                 str(item["precision"]),
                 _inside(item["file"]),
                 checked_thresholds(item["thresholds"], contract.classes, str(path)),
+                name,
             )
             for name, item in content["artifacts"].items()
         }
@@ -121,7 +125,42 @@ def load_bundle(folder: Path) -> Bundle:
         raise DataError(f"{path} is not a whole bundle ({error!r}): {_GET_ANOTHER}") from error
     if set(bundle.order) != set(artifacts) or not artifacts:
         raise DataError(f"{path} orders {sorted(bundle.order)}, its artifacts are {sorted(artifacts)}: {_GET_ANOTHER}")
-    return bundle
+    return _with_local_engines(bundle)
+
+
+def _with_local_engines(bundle: Bundle) -> Bundle:
+    """The bundle with the engines that were built on this machine and found what they should, first."""
+    listing = bundle.folder / LOCAL_FOLDER / ENGINES_FILE
+    if not listing.is_file():
+        return bundle
+    try:
+        passed = {
+            f"tensorrt_{precision}": (
+                entry,
+                BundleArtifact(
+                    f"tensorrt_{precision}",
+                    "tensorrt",
+                    precision,
+                    f"{LOCAL_FOLDER}/{_inside(entry['file'])}",
+                    entry["thresholds"],
+                    entry["checked_as"],
+                ),
+            )
+            for precision, entry in read_json(listing)["engines"].items()
+            if entry.get("golden") == "pass" and entry.get("checked_as") in bundle.artifacts
+        }
+        files = {artifact.file: str(entry["sha256"]) for entry, artifact in passed.values()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{listing} has another form ({error!r}): remove {listing.parent}, or run `detloop engine build --bundle {bundle.folder}`"
+        ) from error
+    artifacts = {name: artifact for name, (_, artifact) in passed.items()}
+    return replace(
+        bundle,
+        artifacts={**bundle.artifacts, **artifacts},
+        order=(*artifacts, *(name for name in bundle.order if name not in artifacts)),
+        files={**bundle.files, **files},
+    )
 
 
 def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) -> Runner:

@@ -37,8 +37,10 @@ RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # i
 NETWORK_NAME = "detloop-{onnx_sha256}"  # stands in the engine's bytes, so that an engine says what it was built from
 
 
-def build(library_name: str, onnx: bytes, max_batch: int) -> tuple[dict[str, Any], bytes]:
-    """The answer's header and the engine: `{"version": …}`, or `{"errors": […]}` and no bytes."""
+def build(library_name: str, onnx: bytes, max_batch: int, timing_cache: Path | None = None) -> tuple[dict[str, Any], bytes]:
+    """The answer's header and the engine: `{"version": …}`, or `{"errors": […]}` and no bytes. The file `timing_cache` is read where there is one,
+    and written.
+    """
     library = importlib.import_module(library_name)
     messages: list[str] = []
 
@@ -68,9 +70,17 @@ def build(library_name: str, onnx: bytes, max_batch: int) -> tuple[dict[str, Any
     shape = tuple(tensor.shape)[1:]
     profile.set_shape(tensor.name, (1, *shape), (1, *shape), (max_batch, *shape))
     config.add_optimization_profile(profile)
+    cache = None
+    if timing_cache is not None:
+        cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         return {"errors": messages or ["no reason given"]}, b""
+    if timing_cache is not None and cache is not None:
+        temporary = timing_cache.with_name(f".{timing_cache.name}.tmp")
+        temporary.write_bytes(bytes(cache.serialize()))
+        temporary.replace(timing_cache)
     return {"version": str(library.__version__)}, bytes(engine)
 
 
@@ -121,7 +131,8 @@ def main() -> None:
     answer_to = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the library prints is not part of the answer
     onnx = sys.stdin.buffer.read()
-    header, engine = build(library_name, onnx, max_batch)
+    timing_cache = Path(sys.argv[3]) if len(sys.argv) > 3 and not isolated else None
+    header, engine = build(library_name, onnx, max_batch, timing_cache)
     with os.fdopen(answer_to, "wb") as stream:
         stream.write(json.dumps({**header, "reproducible": isolated}).encode() + b"\n" + engine)
 

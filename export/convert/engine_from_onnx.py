@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from export.engine_records import BUILT, BUILT_NOT_RUN, NOT_BUILT
-from export.runners.cuda import gpu_names
+from export.runners.cuda import driver_version, gpu_names
 from export.runners.tensorrt_library import installed_libraries
 from pipelines.core.errors import listed
 from pipelines.core.io import sha256_bytes
@@ -29,18 +29,20 @@ class Toolchain:
 
     library: str | None
     gpus: tuple[str, ...]
+    driver: str | None = None
 
 
 def toolchain() -> Toolchain:
     """`tensorrt` where it is installed and there is a GPU (it cannot build without one), else `tensorrt_rtx`."""
     installed, gpus = installed_libraries(), tuple(gpu_names())
     order = ("tensorrt", "tensorrt_rtx") if gpus else ("tensorrt_rtx", "tensorrt")
-    return Toolchain(next((name for name in order if name in installed), None), gpus)
+    return Toolchain(next((name for name in order if name in installed), None), gpus, driver_version())
 
 
-def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain) -> tuple[dict[str, Any], bytes | None]:
+def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain, *, timing_cache: Path | None = None) -> tuple[dict[str, Any], bytes | None]:
     """The entry for `engines.json` and the engine's bytes; None with the reason in the entry when it could not be built.
 
+    The file `timing_cache` keeps what plain TensorRT measured of its kernels, so that the next build need not measure again.
     `reproducible` says whether the process could be laid out so that the same ONNX gives the same bytes (see `export.convert.engine_child`).
     """
     source = {"onnx_sha256": sha256_bytes(onnx)}
@@ -48,6 +50,9 @@ def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain) -> tuple[dic
         reason = "neither tensorrt nor tensorrt_rtx can be imported here: pip install tensorrt-rtx on x86-64 Linux"
         return {**source, "status": NOT_BUILT, "reason": reason}, None
     command = [sys.executable, "-m", "export.convert.engine_child", tools.library, str(MAX_BATCH)]
+    if timing_cache is not None and tools.library == "tensorrt":  # TensorRT-RTX measures nothing while it builds
+        timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        command.append(str(timing_cache.resolve()))
     finished = subprocess.run(command, input=onnx, capture_output=True, check=False, cwd=_ROOT)
     header_line, _, engine = finished.stdout.partition(b"\n")
     if finished.returncode != 0 or not header_line:
@@ -65,6 +70,8 @@ def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain) -> tuple[dic
         "library": tools.library,
         "library_version": header["version"],
         "target": PORTABLE_TARGET if tools.library == "tensorrt_rtx" else tools.gpus[0],
+        "gpu": None if tools.library == "tensorrt_rtx" else tools.gpus[0],
+        "driver": None if tools.library == "tensorrt_rtx" else tools.driver,
         "max_batch": MAX_BATCH,
         "reproducible": header["reproducible"] and precision != "int8",  # int8 engines came out with other bytes now and then
     }, engine

@@ -34,6 +34,18 @@ def _driver() -> ctypes.CDLL:
     return library
 
 
+def driver_version() -> str | None:
+    """The CUDA version that the driver supports, as 13.0; None where there is no driver."""
+    try:
+        library = _driver()
+    except MissingPartError:
+        return None
+    version = ctypes.c_int(0)
+    if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def gpu_names() -> list[str]:
     """Names of the CUDA devices, in the driver's order; empty where there is none."""
     try:

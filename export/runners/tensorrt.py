@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_records import engine_record
+from export.engine_records import REBUILD, engine_record
 from export.runners.base import Runner
-from export.runners.cuda import CudaMemory, gpu_names
+from export.runners.cuda import CudaMemory, driver_version, gpu_names
 from export.runners.tensorrt_library import load_library
 from pipelines.core.errors import DataError, MissingPartError
 
@@ -27,6 +27,9 @@ class TensorRtRunner(Runner):
         if not gpus:
             raise MissingPartError(f"no CUDA GPU can load the engine here ({path}): run it on a machine with one")
         library = load_library(record.library)
+        foreign = record.foreign_here(str(library.__version__), gpus[0], driver_version() or "unknown")
+        if foreign is not None:
+            raise MissingPartError(f"{path} is a foreign engine ({foreign}): {REBUILD}")
         self.path = path
         self.version = f"{record.library} {library.__version__}"
         self.device = gpus[0]
@@ -48,7 +51,7 @@ class TensorRtRunner(Runner):
         self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            raise MissingPartError(f"{self.version} on {self.device} cannot load {path}: build it there with `dvc repro -f build_engine`")
+            raise MissingPartError(f"{self.version} on {self.device} cannot load {path}: {REBUILD}")
         tensors = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in tensors if engine.get_tensor_mode(name) == library.TensorIOMode.INPUT]
         self.require_names(inputs, [name for name in tensors if name not in inputs])

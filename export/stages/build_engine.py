@@ -27,7 +27,7 @@ def work(args: argparse.Namespace) -> None:
     entries: dict[str, dict[str, Any]] = {}
     with new_folder(args.engines) as folder:
         for precision, source in sources.items():
-            entry, engine = engine_from_onnx(source.read_bytes(), precision, tools)
+            entry, engine = engine_from_onnx(source.read_bytes(), precision, tools, timing_cache=args.work / "timing.cache")
             stated = thresholds_from_metadata(metadata_of(read_onnx(source)), contract.classes, str(source))
             entries[precision] = {**entry, "onnx": source.name, "thresholds": stated}
             if engine is not None:
@@ -41,5 +41,10 @@ if __name__ == "__main__":
     stage_main(
         "export.stages.build_engine",
         work,
-        {"params": "params.yaml", "export": "folder of the ONNX files", "engines": "folder of engines and engines.json to write"},
+        {
+            "params": "params.yaml",
+            "export": "folder of the ONNX files",
+            "work": "folder in which TensorRT's timings are kept",
+            "engines": "folder of engines and engines.json to write",
+        },
     )
