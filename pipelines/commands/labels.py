@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def _pull(client: Client, params: Params, dry_run: bool, accept_loss: bool) -> i
         print(_missing(client, params))
         return 0
     with snapshot_stays():
-        source = pull_source(project, PATHS, print)
+        source = pull_source(project, PATHS, print, _bar)
     synced = resolved(merged([read_sources(PATHS.sources), source]), params, PATHS)
     if dry_run:
         before = {item.image_id: item for item in last_snapshot(PATHS)}
@@ -137,5 +137,5 @@ def _missing(client: Client, params: Params) -> str:
     return f"{client.url} has no project {params.labeling.project!r} yet: `detloop labels push` makes it"
 
 
-def _bar(items: Sequence[Any], text: str) -> Iterable[Any]:
+def _bar(items: Iterable[Any], text: str) -> Iterable[Any]:
     return tqdm(items, desc=text, disable=None, leave=False)

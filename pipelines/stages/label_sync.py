@@ -8,13 +8,11 @@ are no dependency, since the graph has no cycles.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any
 
 from pipelines.core.cli import stage_main
 from pipelines.core.params import load_params
 from pipelines.labeling.server.client import connect
-from pipelines.labeling.server.project import open_project
+from pipelines.labeling.server.project import no_bar, open_project
 from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
 from pipelines.labeling.snapshot import SyncPaths, conflicts, last_snapshot, resolved, write_snapshot
 from pipelines.labeling.sources import merged, read_sources
@@ -42,17 +40,13 @@ def work(args: argparse.Namespace) -> None:
         return
     with snapshot_stays(), connect() as client:
         project = open_project(client, params.labeling.project, params.class_names, params.class_of)
-        print(f"pushed to {project.page}: {push_queue(project, params, paths, _no_bar)}")
-        sources = merged([sources, pull_source(project, paths, lambda text: print(f"pulled: {text}"))])
+        print(f"pushed to {project.page}: {push_queue(project, params, paths, no_bar)}")
+        sources = merged([sources, pull_source(project, paths, lambda text: print(f"pulled: {text}"), no_bar)])
         before = conflicts(last_snapshot(paths))
         synced = resolved(sources, params, paths)
         print(f"labels: {write_snapshot(synced, params.labeling, paths)}")
         if conflicts(synced.annotations) != before:  # what is in dispute now goes back to people at once
-            print(f"pushed to {project.page}: {push_queue(project, params, paths, _no_bar)}")
-
-
-def _no_bar(items: Sequence[Any], _: str) -> Iterable[Any]:
-    return items
+            print(f"pushed to {project.page}: {push_queue(project, params, paths, no_bar)}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ _SHOWN = 300  # characters of an answer that a message repeats
 class RejectedError(ServerError):
     """The server understood a request and refused it (HTTP 400, 404, 409); what it is about has perhaps changed meanwhile."""
 
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class Client:
     """Requests to one server. `first_wait_s` is the wait before the first repeat; it doubles with each."""
@@ -140,7 +144,7 @@ class Client:
             return ServerError(
                 f"{self.url} refuses the token in {TOKEN_VARIABLE} ({status}: {self._clean(said)}): make a new one in Label Studio's account page"
             )
-        return RejectedError(f"{self.url} answered {status}: {self._clean(said)}")
+        return RejectedError(status, f"{self.url} answered {status}: {self._clean(said)}")
 
     def _unreachable(self, error: Exception) -> str:
         why = self._clean(str(error)) or type(error).__name__

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,14 @@ _PAGE = 1000
 _MIN_TITLE = 3  # Label Studio refuses shorter ones
 _TWIN_LOOKS, _TWIN_WAIT_S = 10, 0.5
 IDS_IN_QUERY = 400  # they stand in the address, whose length servers limit
+
+
+Bar = Callable[[Iterable[Any], str], Iterable[Any]]  # shows how far an iteration is, under a name
+
+
+def no_bar(items: Iterable[Any], _: str) -> Iterable[Any]:
+    """A `Bar` that shows nothing."""
+    return items
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,12 @@ class Project:
         """The tasks that were changed at or after `moment` (as Label Studio writes it): id to the time of the last change."""
         item = {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": moment}
         found: dict[int, str] = {}
-        for page in range(1, 1_000_000):
+        for page in count(1):
             wanted = json.dumps({"filters": {"conjunction": "and", "items": [item]}, "ordering": ["tasks:id"]})
             query = {"project": self.project_id, "query": wanted, "page": page, "page_size": _PAGE, "resolve_uri": "false"}
             answer = self.client.request("GET", "api/tasks/", query=query)
             found.update({int(row["id"]): str(row["updated_at"]) for row in answer["tasks"]})
-            if len(answer["tasks"]) < _PAGE or page * _PAGE >= int(answer["total"]):
+            if page * _PAGE >= int(answer["total"]):
                 break
         return found
 
@@ -104,7 +114,7 @@ class Project:
         try:
             self.client.request("DELETE", f"api/predictions/{prediction_id}/")
         except RejectedError as error:
-            if " 404" not in str(error):
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
     def change_task(self, task_id: int, data: Mapping[str, Any]) -> None:
@@ -188,7 +198,7 @@ def _titled(client: Client, title: str) -> list[dict[str, Any]]:
 
 
 def _projects(client: Client) -> Iterator[dict[str, Any]]:
-    for page in range(1, 1_000_000):
+    for page in count(1):
         answer = client.request("GET", "api/projects/", query={"page": page, "page_size": _PAGE, "include": "id,title,label_config"})
         if not isinstance(answer, dict) or not isinstance(answer.get("results"), list):
             raise ServerError(f"{client.url}/api/projects/ answered in another form: is it a Label Studio 1.23?")

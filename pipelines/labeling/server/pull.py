@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.core.errors import ServerError
 from pipelines.core.io import canonical_json, iter_jsonl, new_file
 from pipelines.labeling.resolve import moment
-from pipelines.labeling.server.project import Counters, Project
+from pipelines.labeling.server.project import Bar, Counters, Project
 
 # What the resolution reads of a task and of an annotation.
 _TASK_KEYS = ("id", "data", "updated_at", "drafts", "predictions")
@@ -24,7 +24,7 @@ _OVERLAP = timedelta(minutes=2)  # a slow write becomes visible some time after 
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
-def pull(project: Project, cache: Path, note: Callable[[str], None] = lambda _: None) -> Path:
+def pull(project: Project, cache: Path, note: Callable[[str], None], bar: Bar) -> Path:
     """Bring `cache` up to date and return it: a first line that says whose tasks these are, then one task a line, by id.
 
     Raises:
@@ -37,7 +37,7 @@ def pull(project: Project, cache: Path, note: Callable[[str], None] = lambda _: 
         newest = max(moment(stamp) for stamp in stamps.values())
         listed = project.changed_since((newest - _OVERLAP).astimezone(UTC).strftime(_TIME_FORMAT))
         changed = sorted(task_id for task_id, stamp in listed.items() if stamps.get(task_id) != stamp)
-        fresh = {int(row["id"]): _line(row) for row in project.tasks(changed)} if changed else {}
+        fresh = {int(row["id"]): _line(row) for row in bar(project.tasks(changed), "changed tasks")} if changed else {}
         current = {task_id: line for task_id, line in kept.items() if task_id not in set(changed)} | fresh
         if _count(current.values()) == counters:
             note(f"{len(changed)} of {len(current)} tasks changed")
@@ -45,7 +45,7 @@ def pull(project: Project, cache: Path, note: Callable[[str], None] = lambda _: 
                 _write(cache, project, current)
             return cache
         note("tasks or annotations were deleted: everything is fetched")
-    everything = {int(row["id"]): _line(row) for row in project.tasks()}
+    everything = {int(row["id"]): _line(row) for row in bar(project.tasks(), "tasks")}
     note(f"{len(everything)} tasks fetched")
     _write(cache, project, everything)
     return cache

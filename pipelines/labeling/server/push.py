@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipelines.formats.labelstudio import prediction_from_boxes
 from pipelines.formats.labelstudio_config import IMAGE_KEY
 from pipelines.labeling.server.client import RejectedError
 from pipelines.labeling.server.prelabels import Prelabels
-from pipelines.labeling.server.project import Project, chunks
+from pipelines.labeling.server.project import Bar, Project, chunks
 from pipelines.labeling.server.push_plan import PushPlan, ServerTask, plan_push, server_tasks
 from pipelines.labeling.server.questions import Question, Questions
 
@@ -21,8 +21,6 @@ UPLOAD = "upload"
 _TASKS_A_CALL = 500
 _FILES_A_CALL = 20
 _ROUNDS = 8  # two pushes at once need three; more means that something keeps changing the tasks
-
-Bar = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass

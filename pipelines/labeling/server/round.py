@@ -11,9 +11,9 @@ from pipelines.core.params import Params
 from pipelines.core.records import read_manifest
 from pipelines.formats.labelstudio import read_task
 from pipelines.labeling.server.prelabels import read_prelabels
-from pipelines.labeling.server.project import Project
+from pipelines.labeling.server.project import Bar, Project
 from pipelines.labeling.server.pull import pull, pulled_tasks
-from pipelines.labeling.server.push import Bar, PushReport, push
+from pipelines.labeling.server.push import PushReport, push
 from pipelines.labeling.server.questions import AskedImage, Questions, open_questions
 from pipelines.labeling.snapshot import SyncPaths, last_snapshot
 from pipelines.labeling.sources import Sources, source_from_tasks
@@ -45,8 +45,8 @@ def snapshot_stays() -> Iterator[None]:
         raise ServerError(f"{error}. The last snapshot stays as it is; `dvc repro --downstream dataset` goes on with it") from error
 
 
-def pull_source(project: Project, paths: SyncPaths, note: Callable[[str], None] = lambda _: None) -> Sources:
+def pull_source(project: Project, paths: SyncPaths, note: Callable[[str], None], bar: Bar) -> Sources:
     """The server's annotations as a label source, named after the project."""
-    cache = pull(project, paths.cache, note)
+    cache = pull(project, paths.cache, note, bar)
     tasks = (read_task(row, f"{project.page}?task={row['id']}") for row in pulled_tasks(cache))
     return source_from_tasks(tasks, project.title, project.page)
