@@ -97,6 +97,6 @@ def suite_history(suite: Sequence[SuiteView], champions: Sequence[Node]) -> Mark
         label=f"Items of the regression suite: {listed}",
         x_label="champions in their order, this model last",
         y_label="items",
-        x_range=(0.5, last + 0.5),
+        x_range=(0, last + 1),
         y_range=(0, len(suite)),
     )
