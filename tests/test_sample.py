@@ -111,10 +111,18 @@ def test_if_empty_leaves_what_is_there(tmp_path: Path, capsys: pytest.CaptureFix
     assert [path.name for path in tmp_path.rglob("*")] == ["inbox", "mine"]
 
 
-@pytest.mark.parametrize(("images", "seed", "message"), [(MIN_IMAGES - 1, 0, f"needs at least {MIN_IMAGES}"), (MIN_IMAGES, -1, "from 0 up")])
-def test_unusable_arguments_are_refused(tmp_path: Path, images: int, seed: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("images", "seed", "unlabeled", "message"),
+    [
+        (MIN_IMAGES - 1, 0, 0.1, f"needs at least {MIN_IMAGES}"),
+        (MIN_IMAGES, -1, 0.1, "from 0 up"),
+        (MIN_IMAGES, 0, 1.0, "between 0 and 1"),
+        (MIN_IMAGES, 0, 0.9, "give more --images"),
+    ],
+)
+def test_unusable_arguments_are_refused(tmp_path: Path, images: int, seed: int, unlabeled: float, message: str) -> None:
     with pytest.raises(DetloopError, match=message):
-        write_sample(tmp_path, tmp_path, tmp_path, images, seed, force=False)
+        write_sample(tmp_path, tmp_path, tmp_path, images, seed, force=False, unlabeled=unlabeled)
     assert list(tmp_path.iterdir()) == []
 
 
