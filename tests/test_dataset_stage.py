@@ -106,6 +106,36 @@ def test_a_second_run_changes_no_byte_and_new_images_move_no_old_one(tmp_path: P
     assert read_assignments(tmp_path / "splits/assignments.jsonl") == new, "images that are away keep their side"
 
 
+def test_the_card_tells_the_drift_since_the_last_round(tmp_path: Path) -> None:
+    """Round 1: 30 bolts of cam, round 2: the same and 10 nuts of top. Of all boxes a quarter would have to be others, of the images too."""
+    rows = [row(f"{number:02d}") for number in range(30)]
+    labels = [label(f"{number:02d}", ("bolt", 10.0)) for number in range(30)]
+    build(tmp_path, rows, labels)
+    assert json.loads((tmp_path / "dataset/card.json").read_text())["drift"] is None
+    rows += [row(f"n{number}", source="top", origin=f"top/n{number}.jpg", brightness=40.0) for number in range(10)]
+    labels += [label(f"n{number}", ("nut", 100.0), ("nut", 100.0), ("nut", 100.0)) for number in range(10)]
+    for _ in range(2):  # the same again is no new round
+        build(tmp_path, rows, labels)
+        lines = [json.loads(line) for line in (tmp_path / "splits/rounds.jsonl").read_text().splitlines()]
+        assert [(line["round"], sum(line["images"].values())) for line in lines] == [(1, 30), (2, 40)]
+        drift = json.loads((tmp_path / "dataset/card.json").read_text())["drift"]
+        assert drift["since_round"] == 1
+        assert sum(part["now"] for part in drift["images"].values()) == 40
+        moved = {name: part["moved"] for name, part in drift.items() if name.startswith(("boxes", "images_"))}
+        assert moved == {
+            "boxes_by_class": 0.5,
+            "boxes_by_side_px": 0.5,
+            "images_by_source": 0.25,
+            "images_by_brightness": 0.25,
+            "images_by_state": 0.0,
+        }
+        assert drift["boxes_by_class"]["appeared"] == ["nut"]
+        assert drift["images_by_source"]["before"] == {"cam": 30}
+    build(tmp_path, rows[:30], labels[:30])
+    drift = json.loads((tmp_path / "dataset/card.json").read_text())["drift"]
+    assert (drift["since_round"], drift["images_by_source"]["disappeared"]) == (2, ["top"])
+
+
 def test_near_duplicates_across_given_splits_are_named(tmp_path: Path) -> None:
     rows = [row("a", near_group="a", given_split="val"), row("b", near_group="a", given_split="train"), row("c", given_split="train")]
     metrics = build(tmp_path, rows, [label(name, ("bolt", 9.0)) for name in "abc"])

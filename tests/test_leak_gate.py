@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pipelines.dataset.alike import MIN_ALIGNED_IN_BURST, RULES, aligned, alike_
 from pipelines.dataset.leaks import Member, find_lookalikes
 from pipelines.dataset.looks import THUMBNAIL_PX, read_looks, thumbnail, thumbnails_of
 from pipelines.stages import collect, dataset
+from tests.workspace import ROOT, stage_commands
 
 Picture = NDArray[np.uint8]
 KNOWN_PAIRS = {("BloodImage_00037.jpg", "BloodImage_00038.jpg"), ("BloodImage_00386.jpg", "BloodImage_00391.jpg")}
@@ -74,43 +77,37 @@ class Project:
     def __init__(self, folder: Path, params: str = "") -> None:
         self.folder = folder
         (folder / "params.yaml").write_text("classes: [{name: cell}]\n" + params)
-        (folder / "inbox/lab").mkdir(parents=True)
+        for name in ("data/inbox/lab", "data/fetched", "data/models"):
+            (folder / name).mkdir(parents=True)
+        shutil.copytree(ROOT / "data/lists", folder / "data/lists")
+        shutil.copyfile(ROOT / "data/models/champion.json", folder / "data/models/champion.json")
         self.log: list[dict[str, str]] = []
 
     def add(self, name: str, content: bytes, **columns: str) -> None:
-        (self.folder / "inbox/lab" / name).write_bytes(content)
+        (self.folder / "data/inbox/lab" / name).write_bytes(content)
         self.log.append({"file": name, **columns})
 
     def run(self) -> dict[str, object]:
-        (self.folder / "inbox/lab/log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.log))
+        (self.folder / "data/inbox/lab/log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.log))
         work(self.folder)
-        metrics: dict[str, object] = json.loads((self.folder / "dataset.json").read_text())
+        metrics: dict[str, object] = json.loads((self.folder / "data/metrics/dataset.json").read_text())
         return metrics
+
+
+def places(stage: str, folder: Path) -> argparse.Namespace:
+    """A stage's options as dvc.yaml has them, below `folder`."""
+    words = shlex.split(stage_commands(ROOT)[stage])[3:]
+    return argparse.Namespace(**{name.removeprefix("--"): folder / value for name, value in zip(words[::2], words[1::2], strict=True)})
 
 
 def work(folder: Path) -> None:
     """collect and dataset, with a label for each kept image."""
-    params = folder / "params.yaml"
-    (folder / "fetched").mkdir(exist_ok=True)
-    places = {"inbox": folder / "inbox", "fetched": folder / "fetched", "raw": folder / "raw", "work": folder / "work"}
-    collect.work(argparse.Namespace(params=params, metrics=folder / "collect.json", **places))
-    kept = read_manifest(folder / "raw/manifest.parquet").filter(pl.col("status") == "kept")
+    collect.work(places("collect", folder))
+    kept = read_manifest(folder / "data/raw/manifest.parquet").filter(pl.col("status") == "kept")
     box = (Box("cell", (1.0, 1.0, 9.0, 9.0)),)
     labels = [Annotation(row["image_id"], "labeled", row["width_px"], row["height_px"], box, "lab") for row in kept.iter_rows(named=True)]
-    write_annotations(folder / "annotations.jsonl", labels)
-    dataset.work(
-        argparse.Namespace(
-            params=params,
-            manifest=folder / "raw/manifest.parquet",
-            annotations=folder / "annotations.jsonl",
-            raw=folder / "raw",
-            assignments=folder / "assignments.jsonl",
-            rounds=folder / "rounds.jsonl",
-            looks=folder / "looks.parquet",
-            dataset=folder / "dataset",
-            metrics=folder / "dataset.json",
-        )
-    )
+    write_annotations(folder / "data/labels/annotations.jsonl", labels)
+    dataset.work(places("dataset", folder))
 
 
 @pytest.fixture
@@ -133,7 +130,7 @@ def test_without_a_plant_the_run_goes_through(smears: Project) -> None:
     ("original", "planted_in"), [("test17.jpg", "train"), ("train3.jpg", "test"), ("val13.jpg", "train")], ids=lambda value: value
 )
 def test_a_planted_copy_stops_the_run_and_is_named(smears: Project, copy: str, original: str, planted_in: str) -> None:
-    content = COPIES[copy]((smears.folder / "inbox/lab" / original).read_bytes())
+    content = COPIES[copy]((smears.folder / "data/inbox/lab" / original).read_bytes())
     smears.add("plant.png" if copy == "as_png" else "plant.jpg", content, split=planted_in)
     with pytest.raises(LeakError, match="1 leaks") as caught:
         smears.run()
@@ -141,7 +138,7 @@ def test_a_planted_copy_stops_the_run_and_is_named(smears: Project, copy: str, o
     assert f"({planted_in})" in str(caught.value)
     assert "plant." in str(caught.value)
     assert "dataset.leave_out" in str(caught.value)
-    assert not (smears.folder / "dataset").exists()
+    assert not (smears.folder / "data/dataset").exists()
 
 
 @pytest.mark.parametrize("first", range(0, 1380, 138))
@@ -160,9 +157,25 @@ def test_frames_of_one_moment_are_held_to_a_lower_bar(smears: Project, clip: lis
     smears.run()
     for name, moment in (("frame.jpg", "2026-03-01T10:00:00.000Z"), ("later.jpg", "2026-03-01T10:00:00.300Z")):
         next(row for row in smears.log if row["file"] == name)["captured_at"] = moment
-    (smears.folder / "looks.parquet").unlink()  # pairs that passed are not looked at again
+    (smears.folder / "data/splits/looks.parquet").unlink()  # pairs that passed are not looked at again
     with pytest.raises(LeakError, match=r"lab/later.jpg \(test\) and lab/frame.jpg \(train\)|lab/frame.jpg \(train\) and lab/later.jpg \(test\)"):
         smears.run()
+
+
+@pytest.mark.parametrize(
+    ("moments", "expected"),
+    [(("2026-03-01", "2026-03-01"), 0), (("2026-03-01T10:00:00", "2026-03-01T10:00:02Z"), 1), (("2026-03-01T10:00:00", "2026-03-01T10:00:03"), 0)],
+    ids=["a_day_is_no_moment", "two_seconds", "three_seconds"],
+)
+def test_what_counts_as_one_moment(clip: list[Picture], moments: tuple[str, str], expected: int) -> None:
+    a, b = walking(clip)
+    looks = {"a": thumbnail(encoded(a), (384, 216), "a"), "b": thumbnail(encoded(b), (384, 216), "b")}
+    members = [Member(name, name, side, "cam", moment, False, None) for name, side, moment in zip("ab", ("train", "test"), moments, strict=True)]
+    assert len(find_lookalikes(members, looks)) == expected
+    # the stamp of an upload: a hundred others share it
+    crowd = [Member(f"c{number}", "c", "train", "cam", moments[0], False, None) for number in range(100)]
+    others = {member.image_id: np.random.default_rng(int(member.image_id[1:])).bytes(THUMBNAIL_PX**2) for member in crowd}
+    assert not find_lookalikes([*members, *crowd], {**looks, **others})
 
 
 def walking(clip: list[Picture]) -> tuple[Picture, Picture]:
@@ -209,7 +222,7 @@ def test_bccd_stops_for_two_true_pairs_and_for_nothing_else(shared: Path, tmp_pa
     assert all(name in str(caught.value) for pair in KNOWN_PAIRS for name in pair)
     (tmp_path / "params.yaml").write_text("classes: [{name: cell}]\ndataset: {leave_out: [lab/BloodImage_00038.jpg, lab/BloodImage_00386.jpg]}\n")
     work(tmp_path)
-    metrics = json.loads((tmp_path / "dataset.json").read_text())
+    metrics = json.loads((tmp_path / "data/metrics/dataset.json").read_text())
     assert {(row["origin"], row["like"][0]["origin"], row["like"][0]["split"]) for row in metrics["left_out"]} == {
         ("lab/BloodImage_00038.jpg", "lab/BloodImage_00037.jpg", "val"),
         ("lab/BloodImage_00386.jpg", "lab/BloodImage_00391.jpg", "test"),
@@ -231,19 +244,19 @@ def test_any_split_of_bccd_is_free_of_false_stops(shared: Path) -> None:
 
 def test_only_new_images_are_read_again(smears: Project) -> None:
     smears.run()
-    known = read_looks(smears.folder / "looks.parquet", RULES)
-    sides = [read_samples(smears.folder / f"dataset/{side}.jsonl") for side in ("train", "val", "test")]
+    known = read_looks(smears.folder / "data/splits/looks.parquet", RULES)
+    sides = [read_samples(smears.folder / f"data/dataset/{side}.jsonl") for side in ("train", "val", "test")]
     assert {image_id: look.passed for image_id, look in known.items()} == {
         sample.image_id: side for side, samples in zip(("train", "val", "test"), sides, strict=True) for sample in samples
     }
-    assert all(look.passed is None for look in read_looks(smears.folder / "looks.parquet", "other rules").values())
+    assert all(look.passed is None for look in read_looks(smears.folder / "data/splits/looks.parquet", "other rules").values())
     old, new = sides[0][0], sides[1][0]
-    (smears.folder / "raw" / old.path).unlink()
-    assert thumbnails_of([old], known, smears.folder / "raw")[old.image_id] == known[old.image_id].thumbnail
-    made = thumbnails_of([new], {}, smears.folder / "raw")
+    (smears.folder / "data/raw" / old.path).unlink()
+    assert thumbnails_of([old], known, smears.folder / "data/raw")[old.image_id] == known[old.image_id].thumbnail
+    made = thumbnails_of([new], {}, smears.folder / "data/raw")
     assert made[new.image_id] == known[new.image_id].thumbnail
     with pytest.raises(MissingInputError, match=f"{old.image_id}.jpg is missing"):
-        thumbnails_of([old], {}, smears.folder / "raw")
+        thumbnails_of([old], {}, smears.folder / "data/raw")
 
 
 def test_pairs_that_passed_are_left_alone_and_new_ones_are_not() -> None:
@@ -260,10 +273,10 @@ def test_pairs_that_passed_are_left_alone_and_new_ones_are_not() -> None:
 
 def test_a_record_of_sides_that_was_edited_by_hand_stops_the_run(smears: Project) -> None:
     """A near-duplicate that was dealt with its twin is moved to test in the assignments file."""
-    smears.add("twin.jpg", COPIES["reencoded"]((smears.folder / "inbox/lab/train3.jpg").read_bytes()), split="train")
+    smears.add("twin.jpg", COPIES["reencoded"]((smears.folder / "data/inbox/lab/train3.jpg").read_bytes()), split="train")
     smears.run()
-    path = smears.folder / "assignments.jsonl"
-    twin = read_manifest(smears.folder / "raw/manifest.parquet").filter(pl.col("origin") == "lab/twin.jpg")["image_id"][0]
+    path = smears.folder / "data/splits/assignments.jsonl"
+    twin = read_manifest(smears.folder / "data/raw/manifest.parquet").filter(pl.col("origin") == "lab/twin.jpg")["image_id"][0]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({**line, **({"split": "test"} if line["image_id"] == twin else {})}) + "\n" for line in lines))
     with pytest.raises(LeakError, match="1 images on another side than those they were dealt with") as caught:
@@ -275,12 +288,12 @@ def test_a_record_of_sides_that_was_edited_by_hand_stops_the_run(smears: Project
 def test_a_crop_that_collect_does_not_link_stops_the_run_when_it_comes_later(smears: Project, copy: str) -> None:
     """A later copy of a test image, on no list: it follows the test image where collect links them, else it stops the run before it enters train."""
     smears.run()
-    content = COPIES[copy]((smears.folder / "inbox/lab/test17.jpg").read_bytes())
+    content = COPIES[copy]((smears.folder / "data/inbox/lab/test17.jpg").read_bytes())
     smears.add("later.png" if copy == "as_png" else "later.jpg", content)
     stopped = ""
     try:
         smears.run()
     except LeakError as error:
         stopped = str(error)
-    test = read_samples(smears.folder / "dataset/test.jsonl")
+    test = read_samples(smears.folder / "data/dataset/test.jsonl")
     assert "lab/later." in stopped or len(test) == 5, "it stands beside its original"

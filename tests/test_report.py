@@ -328,6 +328,15 @@ def test_a_leak_between_the_sides_is_shown(inputs: Inputs, page: Page) -> None:
     assert "1 image stands and 1 group stands on two sides" in text
 
 
+def test_the_drift_and_what_was_left_out_are_shown(inputs: Inputs, page: Page) -> None:
+    text = page.text
+    assert "Against the dataset of round 1: images train 10 to 12, val 10 to 12, test 10 to 12." in text
+    assert re.search(r"images by source 12\.5\s%", text)
+    assert re.search(r"cam1/0003.jpg ?, like cam1/0004.jpg \(test\)", text)
+    first = replace(inputs, files={**inputs.files, "card.json": {**inputs.files["card.json"], "drift": None}})
+    assert "This is the first round: nothing to compare with." in render(first)
+
+
 def test_pictures_that_do_not_fit_are_counted(example: Path) -> None:
     index = json.loads((example / "data" / "badcases" / "gallery" / "index.json").read_text())
     few = read(example, gallery_images=3)

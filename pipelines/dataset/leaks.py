@@ -22,6 +22,7 @@ from pipelines.dataset.links import Item
 from pipelines.dataset.looks import THUMBNAIL_PX, Thumbnail
 
 BURST_S = 2.0  # frames of one source taken within this time are held to a lower bar
+MAX_BURST = 60  # a time that more images of one source share is no time of a picture, but of a copy or an upload
 MAX_FOUND = 1000  # more leaks than this are not counted: the split as a whole is wrong
 WAY_OUT = "give the images of one scene one group in the inbox's log, or name the one to give up in params.yaml, dataset.leave_out"
 
@@ -130,17 +131,15 @@ def _moments_apart(members: Sequence[Member]) -> Iterator[tuple[int, int]]:
     for source in sorted(times):
         ordered = sorted(times[source])
         for position, (when, a) in enumerate(ordered):
-            for later, b in ordered[position + 1 :]:
-                if (later - when).total_seconds() > BURST_S:
-                    break
-                if members[a].side != members[b].side:
-                    yield min(a, b), max(a, b)
+            near = [(later, b) for later, b in ordered[position + 1 : position + 2 + MAX_BURST] if (later - when).total_seconds() <= BURST_S]
+            if len(near) <= MAX_BURST:
+                yield from ((min(a, b), max(a, b)) for _, b in near if members[a].side != members[b].side)
 
 
 def _time(text: str | None) -> datetime | None:
-    """None also for what is no date: collect takes the log's word, and not every log has dates here."""
+    """None also for a bare day and for what is no date: collect takes the log's word."""
     try:
-        when = datetime.fromisoformat(text) if text else None
+        when = datetime.fromisoformat(text) if text and len(text) > len("2026-01-01") else None
     except ValueError:
         return None
     return when if when is None or when.tzinfo else when.replace(tzinfo=UTC)
