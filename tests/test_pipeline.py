@@ -174,6 +174,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tight_disk: Workspace) -> Non
     fill(tight_disk.folder)
     for name in stage_commands(tight_disk.folder):
         done = tight_disk.stage(name)
+        if name == "fetch":  # names no sources here, and has nothing to write
+            assert done.status == 0, done.stderr[-2000:]
+            continue
         assert done.status == 2, (name, done.status, done.stderr[-2000:])
         assert len(done.error_lines) == 1, (name, done.stderr[-2000:])
         assert "disk is full" in done.error_lines[0], name
