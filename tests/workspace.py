@@ -147,12 +147,16 @@ class Repro:
     def finished(self) -> bool:
         return self.process.poll() is not None
 
-    def kill(self) -> None:
-        """SIGKILL to dvc, the stage and whatever they started."""
-        try:
-            children = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.Error:
-            children = []
+    def kill_in(self, stage: str) -> bool:
+        """SIGKILL to dvc, the stage and whatever they started, if that stage still runs; False when it has ended.
+
+        dvc is stopped first: killed while it writes dvc.lock, it leaves half a file, which is no stage's doing (`git restore dvc.lock` mends it).
+        """
+        os.kill(self.process.pid, signal.SIGSTOP)
+        if self.running_stage() != stage:
+            os.kill(self.process.pid, signal.SIGCONT)
+            return False
+        children = psutil.Process(self.process.pid).children(recursive=True)
         os.killpg(self.process.pid, signal.SIGKILL)
         for child in children:
             if child.is_running():
@@ -160,6 +164,7 @@ class Repro:
         self.process.wait()
         psutil.wait_procs(children, timeout=10)
         self.log.close()
+        return True
 
     def durations_s(self) -> dict[str, float]:
         """Watch to the end; how long each stage's process ran."""
