@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,46 @@ def test_writing_twice_replaces(bundle: Path, tmp_path: Path) -> None:
 def test_a_gpu_image_needs_an_engine_that_passed(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "docker", str(bundle), str(tmp_path / "gpu"), "--target", "gpu"]) == 2
     assert "has no artifact for a GPU" in capsys.readouterr().err
+
+
+def with_engine(bundle: Path, folder: Path, library: str) -> Path:
+    """A copy of the bundle in which an engine of `library` has shipped; its bytes are not an engine's, which only a GPU would notice."""
+    copy = Path(shutil.copytree(bundle, folder))
+    about = json.loads((copy / "bundle.json").read_text())
+    (copy / "engines").mkdir()
+    onnx_sha256 = sha256_file(copy / "model.onnx")
+    (copy / "engines" / "fp32.engine").write_bytes(f"engine detloop-{onnx_sha256}".encode())  # as the builder marks it
+    sha256 = sha256_file(copy / "engines" / "fp32.engine")
+    entry = {"file": "fp32.engine", "library": library, "library_version": "11.0", "max_batch": 4, "sha256": sha256, "onnx_sha256": onnx_sha256}
+    (copy / "engines" / "engines.json").write_text(json.dumps({"contract": about["contract"], "engines": {"fp32": entry}}))
+    first = about["artifacts"]["onnxruntime_fp32"]
+    about["artifacts"]["tensorrt_fp32"] = {**first, "runner": "tensorrt", "file": "engines/fp32.engine", "sha256": sha256}
+    about["order"].insert(0, "tensorrt_fp32")
+    for name in ("engines/fp32.engine", "engines/engines.json"):
+        about["files"][name] = sha256_file(copy / name)
+    (copy / "bundle.json").write_text(json.dumps(about))
+    return copy
+
+
+def test_a_gpu_image_runs_the_engine_with_the_library_that_built_it(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = with_engine(bundle, tmp_path / "rtx", "tensorrt_rtx")
+    status = main(["bundle", "docker", str(shipped), str(tmp_path / "gpu"), "--target", "gpu"])
+    if find_spec("tensorrt_rtx") is None:  # arm64, macOS
+        assert "tensorrt-rtx is not installed here, so its version cannot be pinned" in capsys.readouterr().err
+        return
+    assert status == 0
+    assert "docker run --gpus all" in capsys.readouterr().out
+    assert f"tensorrt-rtx=={version('tensorrt-rtx')}" in (tmp_path / "gpu" / "requirements.txt").read_text().split()
+    dockerfile = (tmp_path / "gpu" / "Dockerfile").read_text()
+    assert dockerfile.startswith("FROM nvidia/cuda:")
+    assert '"--runner", "tensorrt_fp32"' in dockerfile
+
+
+def test_triton_gets_engines_of_plain_tensorrt_only(bundle: Path, tmp_path: Path) -> None:
+    for library, expected in (("tensorrt", True), ("tensorrt_rtx", False)):
+        out = tmp_path / f"triton-{library}"
+        assert main(["bundle", "triton", str(with_engine(bundle, tmp_path / library, library)), str(out)]) == 0
+        assert (out / "detector_fp32_tensorrt").exists() == expected
+    config = text_format.Parse((tmp_path / "triton-tensorrt" / "detector_fp32_tensorrt" / "config.pbtxt").read_text(), model_config())
+    assert (config.backend, config.max_batch_size) == ("tensorrt", 4)
+    assert (tmp_path / "triton-tensorrt" / "detector_fp32_tensorrt" / "1" / "model.plan").read_bytes().startswith(b"engine")

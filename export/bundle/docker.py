@@ -10,13 +10,13 @@ from pathlib import Path
 
 import export
 import pipelines
-from export.bundle.reader import BUNDLE_FILE, Bundle
+from export.bundle.reader import BUNDLE_FILE, Bundle, BundleArtifact
+from export.engine_records import engine_record
 from pipelines.core.errors import MissingPartError
 
 PYTHON = "3.11"
 PORT = 8080
 _SERVING = ("fastapi", "numpy", "opencv-python-headless", "prometheus-client", "python-multipart", "uvicorn[standard]")
-_RUNTIMES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "tensorrt": ("tensorrt", "tensorrt-rtx")}
 _BASES = {"cpu": f"python:{PYTHON}-slim", "gpu": "nvidia/cuda:13.0.0-runtime-ubuntu24.04"}
 
 
@@ -37,7 +37,7 @@ def docker_files(bundle: Bundle, target: str) -> dict[str, bytes]:
     files = {f"bundle/{name}": bundle.require_unchanged(name).read_bytes() for name in bundle.files}
     files[f"bundle/{BUNDLE_FILE}"] = (bundle.folder / BUNDLE_FILE).read_bytes()
     files |= _code()
-    files["requirements.txt"] = "".join(f"{name}=={_version(name)}\n" for name in _requirements(artifact.runner)).encode()
+    files["requirements.txt"] = "".join(f"{name}=={_version(name)}\n" for name in sorted([*_SERVING, _runtime(bundle, artifact)])).encode()
     files["Dockerfile"] = _dockerfile(target, names[0]).encode()
     files[".dockerignore"] = b"**/__pycache__\n"
     return files
@@ -48,17 +48,11 @@ def docker_run(target: str) -> str:
     return f"docker run {'--gpus all ' if target == 'gpu' else ''}-p {PORT}:{PORT} detector"
 
 
-def _requirements(runner: str) -> list[str]:
-    runtime = next((name for name in _RUNTIMES[runner] if _installed(name)), None)
-    if runtime is None:
-        raise MissingPartError(
-            f"none of {', '.join(_RUNTIMES[runner])} is installed here, so its version cannot be pinned: install the one to serve with"
-        )
-    return sorted([*_SERVING, runtime])
-
-
-def _installed(name: str) -> bool:
-    return any(True for _ in importlib.metadata.distributions(name=name))
+def _runtime(bundle: Bundle, artifact: BundleArtifact) -> str:
+    """The package that runs the artifact; an engine is for the library that built it."""
+    if artifact.runner != "tensorrt":
+        return artifact.runner
+    return engine_record(bundle.folder / artifact.file).library.replace("_", "-")
 
 
 def _version(name: str) -> str:
@@ -66,7 +60,9 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(plain)
     except importlib.metadata.PackageNotFoundError as error:
-        raise MissingPartError(f"{plain} is not installed here, so its version cannot be pinned: pip install 'detloop[serve]'") from error
+        raise MissingPartError(
+            f"{plain} is not installed here, so its version cannot be pinned: install it (pip install 'detloop[serve]' for the server's)"
+        ) from error
 
 
 def _code() -> dict[str, bytes]:
