@@ -48,6 +48,7 @@ OWNERS = {
         "export.convert.ranges",
     ),
     "openvino": ("export.convert.operators", "export.runners.openvino"),
+    "ray": ("pipelines.core.cluster",),
     "simplejpeg": ("pipelines.collect.measure", "pipelines.collect.cache"),
     "fastapi": ("export.serve.app", "export.serve.server"),
     "starlette": ("export.serve.app",),

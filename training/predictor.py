@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipelines.core.cluster import map_on_ray
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError
 from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, read_image, tensor_from_letterboxed
@@ -21,6 +23,7 @@ from pipelines.core.postprocess import detections_from_output
 from pipelines.core.types import Detections, Sample
 from training.checkpoint import load_detector
 
+_BATCHES_A_TASK = 4  # images that one task of a cluster gets, in batches
 READERS = 2  # threads that decode images while the network runs
 
 
@@ -112,6 +115,31 @@ def predict_with_features(
                 )
             progress.update(len(part))
     return detections, features
+
+
+def predict_on_ray(
+    model: Path, classes: Sequence[str], samples: Sequence[Sample], raw: Path, params: PredictParams
+) -> tuple[dict[str, Detections], dict[str, NDArray[np.float32]]]:
+    """As `predict_with_features` on the CPUs of a Ray cluster, whose nodes see the same folders; each process loads the model once."""
+    step = _BATCHES_A_TASK * params.batch
+    parts = [tuple(samples[start : start + step]) for start in range(0, len(samples), step)]
+    detections: dict[str, Detections] = {}
+    features: dict[str, NDArray[np.float32]] = {}
+    for found, seen in map_on_ray(partial(_predict_part, str(model.resolve()), tuple(classes), str(raw.resolve()), params), parts):
+        detections |= found
+        features |= seen
+    return detections, features
+
+
+def _predict_part(
+    model: str, classes: tuple[str, ...], raw: str, params: PredictParams, samples: Sequence[Sample]
+) -> tuple[dict[str, Detections], dict[str, NDArray[np.float32]]]:
+    return predict_with_features(_opened(model, classes), samples, Path(raw), params, "predict")
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str, classes: tuple[str, ...]) -> TorchRunner:
+    return TorchRunner(Path(model), classes).__enter__()
 
 
 def _batches(

@@ -10,13 +10,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 from tqdm import tqdm
 
 from pipelines.collect.measure import Measurement, measure
-from pipelines.collect.store import ImageStore, raw_path
+from pipelines.collect.store import ImageStore, put_image, raw_path
+from pipelines.core.cluster import map_on_ray
 from pipelines.core.containers import HEAD_BYTES, RefusedError, sniff
 
 MAX_THREADS = 8  # beyond this the interpreter lock is the limit
@@ -49,6 +51,21 @@ def look_at_all(paths: Sequence[str], max_pixels: int, known: Set[str], store: I
                 yield done
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def look_at_all_on_ray(paths: Sequence[str], max_pixels: int, known: Set[str], store: ImageStore) -> Iterator[list[Looked]]:
+    """As `look_at_all`, on the nodes of a Ray cluster, which see the same folders."""
+    batches = [tuple(os.path.abspath(path) for path in paths[start : start + FILES_A_TASK]) for start in range(0, len(paths), FILES_A_TASK)]  # noqa: PTH100
+    work = partial(_look_for_ray, max_pixels, known, os.path.abspath(store.raw))  # noqa: PTH100
+    for done in map_on_ray(work, batches):
+        for item in done:
+            if item.measurement is not None and item.image_id is not None and item.bytes is not None:
+                store.add(raw_path(item.image_id, item.measurement.extension), item.bytes)
+        yield done
+
+
+def _look_for_ray(max_pixels: int, known: Set[str], raw: str, paths: Sequence[str]) -> list[Looked]:
+    return look_at_batch(paths, max_pixels, known, partial(put_image, raw))
 
 
 def look_at_batch(paths: Sequence[str], max_pixels: int, known: Set[str], store: Store) -> list[Looked]:

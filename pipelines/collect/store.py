@@ -37,6 +37,16 @@ class ImageStore:
             else:
                 self.sizes[f"{IMAGES_FOLDER}/{folder.name}"] = folder.stat().st_size
 
+    @property
+    def raw(self) -> str:
+        """The folder that paths start from."""
+        return self._raw
+
+    def add(self, relative: str, size: int) -> None:
+        """Take notice of an image that another process stored."""
+        self.sizes[relative] = size
+        self._folders.add(relative[: relative.rindex("/")])
+
     def put(self, relative: str, content: bytes) -> None:
         """Store an image unless it lies there whole."""
         if self.sizes.get(relative) == len(content):
@@ -45,15 +55,7 @@ class ImageStore:
         if folder not in self._folders:  # several threads may make the same folder
             Path(self._raw, folder).mkdir(parents=True, exist_ok=True)
             self._folders.add(folder)
-        path = f"{self._raw}/{relative}"
-        temporary = f"{path}.{threading.get_ident()}.tmp"
-        try:
-            with open(temporary, "wb", buffering=0) as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        _write(f"{self._raw}/{relative}", content)
         self.sizes[relative] = len(content)
 
     def put_file(self, relative: str, path: str, image_id: str) -> None:
@@ -82,3 +84,25 @@ class ImageStore:
             Path(self._raw, folder).rmdir()
             self._folders.discard(folder)
         return len(strays) + len(left)
+
+
+def put_image(raw: str, relative: str, content: bytes) -> None:
+    """As `ImageStore.put`, for a process that does not know what lies there."""
+    path = f"{raw}/{relative}"
+    try:
+        if os.stat(path).st_size == len(content):  # noqa: PTH116
+            return
+    except FileNotFoundError:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _write(path, content)
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
+    try:
+        with open(temporary, "wb", buffering=0) as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -219,6 +219,7 @@ class PredictParams(Section):
     iou_threshold: Fraction = 0.7
     max_detections: Positive = 300
     batch: Positive = 8
+    executor: Literal["local", "ray"] = "local"
 
 
 class EvaluateParams(Section):

@@ -25,7 +25,7 @@ class Store:
             self._fs: Any = fsspec.filesystem(self.scheme, **options)
         except (ImportError, ValueError) as error:
             raise MissingPartError(
-                f'collect.sources: {url}: fsspec cannot open {self.scheme}:// here ({error}): `pip install "detloop[cloud]"`'
+                f'collect.sources: {url}: fsspec cannot open {self.scheme}:// here ({error}): `pip install "detloop[s3]"`'
             ) from error
 
     def listing(self, url: str) -> list[tuple[Wanted, str]]:

@@ -7,7 +7,7 @@ import argparse
 from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
 from pipelines.collect.inbox import both, read_inbox
-from pipelines.collect.screening import look_at_all
+from pipelines.collect.screening import look_at_all, look_at_all_on_ray
 from pipelines.collect.selection import Interest, Lists, lines_of, unmatched
 from pipelines.collect.summary import collection_metrics
 from pipelines.core.champion import read_champions
@@ -31,7 +31,8 @@ def work(args: argparse.Namespace) -> None:
     manifest = args.raw / "manifest.parquet"
     earlier = set(read_manifest(manifest).filter(status="kept")["image_id"]) if params.collect.sample.budget and manifest.exists() else set()
     view = _view(params, args)
-    collection = collect(inbox.files, args.raw, args.work, _wishes(params, lists, screened=view is not None), earlier, look_at_all, view)
+    look = look_at_all_on_ray if params.collect.executor == "ray" else look_at_all
+    collection = collect(inbox.files, args.raw, args.work, _wishes(params, lists, screened=view is not None), earlier, look, view)
     write_manifest(manifest, collection.table)
     collection.remove_strays()
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)

@@ -25,16 +25,17 @@ def work(args: argparse.Namespace) -> None:
     require_folder(args.raw)
     splits = {split: read_samples(args.dataset / f"{split}.jsonl") for split in SPLITS if (args.dataset / f"{split}.jsonl").is_file()}
     quiet_ultralytics()
-    from training.predictor import (
-        TorchRunner,
-        predict_with_features,
-    )  # imported here: torch and ultralytics are slow, and read the environment set above
+    # imported here: torch and ultralytics are slow, and read the environment set above
+    from training.predictor import TorchRunner, predict_on_ray, predict_with_features
 
     with TorchRunner(args.model, params.class_names) as runner, new_folder(args.predictions) as folder:
         write_json(folder / PREDICTED_BY, {"weights_sha256": sha256_file(args.model)})
         features: dict[str, NDArray[np.float32]] = {}
         for split, samples in splits.items():
-            detections, seen = predict_with_features(runner, samples, args.raw, params.predict, split)
+            if params.predict.executor == "ray":
+                detections, seen = predict_on_ray(args.model, params.class_names, samples, args.raw, params.predict)
+            else:
+                detections, seen = predict_with_features(runner, samples, args.raw, params.predict, split)
             features |= seen
             write_detections(folder / f"{split}.parquet", detections, params.class_names)
         write_features(folder / FEATURES, features)
