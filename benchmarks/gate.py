@@ -38,6 +38,7 @@ SEEDS = range(5)
 COMPARED = (0, 1)  # the other seeds measure the noise
 HALF = "half"
 BOOTSTRAP_SEEDS = range(20)
+RESAMPLES = 400
 BROKEN_SHARE = 0.6  # of a broken class's detections are taken out
 
 
@@ -56,6 +57,7 @@ def write_params(path: Path, train: dict[str, Any]) -> Path:
     values = yaml.load((ROOT / "params.yaml").read_text())
     values["dataset"].update({"val_fraction": 0.15, "test_fraction": 0.45})
     values["train"].update(train)
+    values["champion"]["resamples"] = RESAMPLES
     with path.open("w") as file:
         yaml.dump(values, file)
     return path
@@ -185,6 +187,7 @@ def main() -> None:
     work = args.work.resolve()
     if not (work / HALF / "test.jsonl").is_file():
         make_dataset(work, args.images)
+    write_params(work / "params.yaml", {})
     settings = {"imgsz": args.imgsz, "epochs": args.epochs, "patience": args.epochs}
     for name, dataset, seed in [(f"seed{seed}", work / "dataset", seed) for seed in SEEDS] + [(HALF + "0", work / HALF, 0)]:
         seconds = train(work, name, dataset, {**settings, "seed": seed})
@@ -196,6 +199,7 @@ def main() -> None:
         "epochs": args.epochs,
         "imgsz": args.imgsz,
         "train_images": train_images,
+        "resamples": RESAMPLES,
         "noise_seeds": len(SEEDS) - len(COMPARED),
         **found,
         "ratios": {name: part["as_wanted"] for name, part in found["questions"].items()},
