@@ -61,13 +61,14 @@ def test_killed_in_every_stage_it_completes_with_the_same_bytes(round_one: Works
             time.sleep(0.02)
             continue
         left.remove(name)
-        time.sleep(chance.uniform(0.1, 0.8) * durations_s[name])
+        time.sleep(chance.uniform(0.05, 0.5) * durations_s[name])
         if not repro.finished() and repro.kill_in(name):
             killed.append(name)
             repro = Repro(workspace)
     log = (workspace.folder / "repro.log").read_text()
     assert repro.process.returncode == 0, log
-    assert len(killed) >= len(stage_commands(workspace.folder)) - 2, f"only {killed} were killed: the others ended before their moment came"
+    ended_before = set(stage_commands(workspace.folder)) - set(killed)  # on a machine that has become faster meanwhile
+    assert len(ended_before) <= len(killed) / 3, ended_before
     ours, theirs = round_one.lock(), workspace.lock()
     assert set(ours) == set(theirs)
     differing = [name for name in ours if name not in TIMED | ENGINES_DIFFER and ours[name] != theirs[name]]
