@@ -250,7 +250,8 @@ class World:
         image_of = {row["id"]: image_id for image_id, rows in self.tasks().items() for row in rows}
         found: dict[str, list[str]] = {image_id: [] for image_id in image_of.values()}
         for row in self.studio.boss.ask("GET", f"/api/predictions/?project={self.project_id}"):
-            found[image_of[row["task"]]].append(row["model_version"])
+            if row["task"] in image_of:  # the server keeps a prediction that was made while another push deleted its task
+                found[image_of[row["task"]]].append(row["model_version"])
         return found
 
 
