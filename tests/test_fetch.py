@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -281,6 +283,37 @@ def test_objects_of_a_store_by_their_version(tmp_path: Path) -> None:
     for url in ("http://127.0.0.1/x", "file:///etc"):
         with pytest.raises(DetloopError, match="is no object store"):
             fetch(tmp_path, {**source, "url": url})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a file system: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["urls", "store"])
+def test_a_full_disk_is_no_fault_of_the_other_side(kind: str, small_disk: Path, tmp_path: Path, site: Site) -> None:
+    """Called unreachable, the image would leave the round without a word of the disk."""
+    import fsspec
+
+    site.pages = {"/big.jpg": bytes(400_000)}
+    fsspec.filesystem("memory").pipe("/full/big.jpg", bytes(400_000))
+    (tmp_path / "list.txt").write_text(f"{site.url}/big.jpg\n")
+    source = {"urls": {"path": str(tmp_path / "list.txt")}, "store": {"url": "memory://full"}}[kind]
+    try:
+        with pytest.raises(OSError, match="No space left") as caught:
+            fetch(small_disk, {"name": "web", "type": kind, **source})
+        assert caught.value.errno == errno.ENOSPC
+    finally:
+        fsspec.filesystem("memory").rm("/full", recursive=True)
 
 
 def test_the_shared_clip(tmp_path: Path, shared: Path) -> None:

@@ -18,7 +18,14 @@ from pipelines.core.errors import DataError, MissingInputError
 # What a file system answers when it cannot make this hard link.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
 METRIC_DIGITS = 6  # metrics are rounded to this many decimals, so that noise in the last bits is not a change
+
+
+def is_disk_fault(error: BaseException) -> bool:
+    """Whether this machine's disk is at fault (full, over its quota, read-only), and not whoever the data came from."""
+    return isinstance(error, OSError) and error.errno in _DISK_FAULTS
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from pipelines.core.io import is_disk_fault
 from pipelines.fetch.wanted import REASON_PRIVATE_ADDRESS, REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, FetchRefusedError
 
 _MAX_REDIRECTS = 5
@@ -37,6 +38,7 @@ def download(url: str, target: Path, partial: Path, limits: Limits) -> None:
 
     Raises:
         FetchRefusedError: it cannot be had; the reason says why.
+        OSError: the disk here is full or read-only.
     """
     deadline = time.monotonic() + limits.timeout_s
     for attempt in range(_TRIES):
@@ -47,6 +49,8 @@ def download(url: str, target: Path, partial: Path, limits: Limits) -> None:
             _etag_file(partial).unlink(missing_ok=True)
             return
         except (OSError, http.client.HTTPException) as error:
+            if is_disk_fault(error):
+                raise
             if attempt == _TRIES - 1 or time.monotonic() + _PAUSE_S > deadline:
                 raise FetchRefusedError(REASON_UNREACHABLE) from error
             time.sleep(_PAUSE_S * (attempt + 1))
@@ -81,8 +85,7 @@ def _fetch(url: str, partial: Path, limits: Limits, deadline: float) -> None:
 
 
 def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, limits: Limits, deadline: float) -> None:
-    stated = answer.headers.get("Content-Length")
-    if stated is not None and have + int(stated) > limits.max_bytes:
+    if have + (answer.length or 0) > limits.max_bytes:
         raise FetchRefusedError(REASON_TOO_MANY_BYTES)
     _etag_file(partial).write_text(answer.headers.get("ETag", ""))
     with partial.open("ab" if have else "wb") as file:
@@ -93,7 +96,7 @@ def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, limits:
             if time.monotonic() > deadline:
                 raise TimeoutError
             file.write(block)
-    if stated is not None and answer.length:  # the connection closed early
+    if answer.length:  # bytes that are still to come: the connection closed early
         raise http.client.IncompleteRead(b"")
 
 

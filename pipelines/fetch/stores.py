@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import MissingInputError, MissingPartError, ParamsError
+from pipelines.core.io import is_disk_fault
 from pipelines.fetch.http import Limits
 from pipelines.fetch.wanted import REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name
 
@@ -36,7 +37,7 @@ class Store:
         """
         try:
             found = self._fs.glob(url, detail=True) if any(sign in url for sign in "*?[") else self._fs.find(url, detail=True)
-        except Exception as error:
+        except Exception as error:  # each store has exceptions of its own
             raise MissingInputError(
                 f"collect.sources: {url} cannot be listed ({type(error).__name__}: {error}): check address and credentials"
             ) from error
@@ -50,6 +51,7 @@ class Store:
 
         Raises:
             FetchRefusedError: not there, or too large.
+            OSError: the disk here is full or read-only.
         """
         temporary = target.with_name(f".{target.name}.tmp")
         try:
@@ -59,8 +61,10 @@ class Store:
             self._fs.get_file(uri, str(temporary))
         except FetchRefusedError:
             raise
-        except Exception as error:
+        except Exception as error:  # each store has exceptions of its own
             temporary.unlink(missing_ok=True)
+            if is_disk_fault(error):
+                raise
             raise FetchRefusedError(REASON_UNREACHABLE) from error
         temporary.replace(target)
 
