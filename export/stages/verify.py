@@ -25,10 +25,11 @@ from export.runners.detect import NmsValues, above
 from export.thresholds import read_thresholds
 from pipelines.core.cli import stage_main
 from pipelines.core.contract import class_hash
+from pipelines.core.deploy_params import VerifyParams
 from pipelines.core.errors import DataError, LeakError
 from pipelines.core.images import read_image
 from pipelines.core.io import read_json, sha256_file, write_metrics
-from pipelines.core.params import VerifyParams, load_params
+from pipelines.core.params import load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
 from pipelines.core.types import Detections, GroundTruth
 from pipelines.evaluation.coco import CocoMetrics, coco_metrics

@@ -1,25 +1,21 @@
-"""params.yaml as frozen types: read once, in the stage, and refused with the key's name when a value is wrong or a key unknown."""
+"""params.yaml as frozen types: read once, in the stage, and refused with the key's name when a value is wrong or a key unknown.
+
+The sections of collection and of deployment have files of their own.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipelines.core.collect_params import CollectParams
+from pipelines.core.deploy_params import BenchmarkParams, ExportParams, ReleaseParams, VerifyParams
 from pipelines.core.errors import MissingInputError, ParamsError
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Precision = Literal["fp32", "fp16", "int8"]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: frozen, unknown keys refused, no silent conversion of strings to numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+from pipelines.core.section import Fraction, Positive, Section
 
 
 class ClassParams(Section):
@@ -27,113 +23,6 @@ class ClassParams(Section):
 
     name: Annotated[str, Field(min_length=1)]
     aliases: list[str] = []
-
-
-class SourceParams(Section):
-    """What every source has: a name, which is its folder and its source in the manifest."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-class FilesSource(SourceParams):
-    """A folder with all that lies below it, or a glob."""
-
-    type: Literal["files"]
-    path: str
-    group: str | None = None
-
-
-class VideoSource(SourceParams):
-    """Clips, by path, folder or glob; each clip is a group."""
-
-    type: Literal["video"]
-    path: str
-    min_gap_s: Annotated[float, Field(ge=0)] = 1.0
-    min_change: Fraction = 0.01
-
-
-class LogSource(SourceParams):
-    """A product query log: CSV, JSON lines or Parquet. The image is a path (relative to `root`), an http(s) address or an object's address."""
-
-    type: Literal["log"]
-    path: str
-    where: str | None = None
-    root: str | None = None
-    image: str = "image"
-    group: str | None = None
-    captured_at: str | None = None
-    split: str | None = None
-    options: dict[str, Any] = {}
-
-
-class UrlsSource(SourceParams):
-    """A text file with one http(s) address a line."""
-
-    type: Literal["urls"]
-    path: str
-
-
-class StoreSource(SourceParams):
-    """An object store that fsspec knows: a prefix or a glob."""
-
-    type: Literal["store"]
-    url: Annotated[str, Field(pattern=r"^[a-z0-9+]+://")]
-    options: dict[str, Any] = {}
-
-
-Source = Annotated[FilesSource | VideoSource | LogSource | UrlsSource | StoreSource, Field(discriminator="type")]
-
-
-class DownloadParams(Section):
-    """What one download may cost."""
-
-    max_mb: Annotated[float, Field(gt=0)] = 100
-    timeout_s: Annotated[float, Field(gt=0)] = 60
-    parallel: Annotated[int, Field(ge=1, le=64)] = 8
-    allow_private_addresses: bool = False
-
-
-class ScreenParams(Section):
-    """What the champion must see in an image that is kept; without a champion all are kept."""
-
-    use: Literal["none", "champion"] = "none"
-    classes: list[str] = []  # empty: any class
-    score: Fraction = 0.25
-    uncertainty: Fraction = 0.5
-
-
-class SampleParams(Section):
-    """How many images are kept at most, and over what they are spread."""
-
-    budget: Positive | None = None
-    by: list[Literal["source", "day", "month", "predicted_class"]] = ["source", "month", "predicted_class"]
-
-
-class CollectParams(Section):
-    """Where images come from, and screening of new ones."""
-
-    sources: list[Source] = []
-    download: DownloadParams = DownloadParams()
-
-    min_side_px: Positive = 32
-    max_pixels: Positive = 50_000_000
-    min_brightness: Annotated[float, Field(ge=0, le=255)] = 8
-    max_brightness: Annotated[float, Field(ge=0, le=255)] = 250
-    min_sharpness: Annotated[float, Field(ge=0)] = 3
-    near_radius_bits: Annotated[int, Field(ge=0, le=16)] = 6
-    near_max_difference: Annotated[float, Field(ge=0, le=255)] = 12
-    screen: ScreenParams = ScreenParams()
-    sample: SampleParams = SampleParams()
-    executor: Literal["local", "ray"] = "local"
-
-    @field_validator("sources")
-    @classmethod
-    def _own_names(cls, value: list[Source]) -> list[Source]:
-        names = [source.name for source in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"the names {twice} stand twice: give each source its own")
-        return value
 
 
 class LabelingParams(Section):
@@ -268,56 +157,6 @@ class QueueParams(Section):
     pool_fraction: Fraction = 0.5
     class_quota: Fraction = 0.1
     slice_limit: Annotated[float, Field(gt=0, le=1)] = 0.6
-
-
-class ExportParams(Section):
-    """ONNX, precisions, engines."""
-
-    opset: Annotated[int, Field(ge=13)] = 17
-    calibration_images: Positive = 64
-    int8_keep_float: Literal["none", "head"] = "head"
-    max_relative_drop: Fraction = 0.01
-    max_class_relative_drop: Fraction = 0.03
-    engines: list[Precision] = ["fp32", "fp16", "int8"]
-
-
-class VerifyParams(Section):
-    """When an artifact still counts as the same model."""
-
-    match_iou: dict[Precision, Fraction] = {"fp32": 0.9, "fp16": 0.9, "int8": 0.5}
-    near_threshold: Fraction = 0.02
-    max_relative_drop: dict[Precision, Fraction] = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}
-    max_class_relative_drop: dict[Precision, Fraction] = {"fp32": 0.005, "fp16": 0.02, "int8": 0.05}
-    max_score_difference: Fraction = 0.001
-
-    @field_validator("match_iou", "max_relative_drop", "max_class_relative_drop")
-    @classmethod
-    def _every_precision(cls, value: dict[Precision, float]) -> dict[Precision, float]:
-        missing = [name for name in get_args(Precision) if name not in value]
-        if missing:
-            raise ValueError(f"a value for {', '.join(missing)} is missing: add it")
-        return value
-
-
-class BenchmarkParams(Section):
-    """How long to measure."""
-
-    images: Positive = 40
-    warmup: Annotated[int, Field(ge=0)] = 5
-    rounds: Positive = 3
-    threads: Positive = 2
-    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-class ReleaseParams(Section):
-    """What may ship."""
-
-    min_ap50: Fraction = 0.5
-    verdicts: list[Literal["promote", "inconclusive", "reject"]] = ["promote", "inconclusive"]
-    max_p99_ms: Annotated[float, Field(gt=0)] = 500
-    max_size_mb: Annotated[float, Field(gt=0)] = 200
-    max_memory_mb: Annotated[float, Field(gt=0)] = 2000
-    golden_images: Positive = 4
 
 
 class ReportParams(Section):

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.collect_params import DownloadParams, FilesSource, LogSource, Source, StoreSource, UrlsSource, VideoSource
 from pipelines.core.errors import DetloopError
 from pipelines.core.io import read_json, require_file, write_bytes, write_json, write_jsonl
-from pipelines.core.params import DownloadParams, FilesSource, LogSource, Source, StoreSource, UrlsSource, VideoSource
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
 from pipelines.fetch.wanted import REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name, safe_name
