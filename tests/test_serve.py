@@ -252,7 +252,7 @@ def test_a_runner_that_fails_the_golden_vectors_is_not_served(bundle: Path, tmp_
     assert "1 extra" in error
 
 
-@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])
+@pytest.mark.parametrize("missing", ["fastapi", "fastapi_offline", "uvicorn", "prometheus_client"])
 def test_a_missing_library_is_one_line(bundle: Path, missing: str) -> None:
     command = [sys.executable, "-c", BLOCKED.format(blocked={missing}), "serve", "--bundle", str(bundle)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)

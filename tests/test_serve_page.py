@@ -1,13 +1,18 @@
-"""The server's page in a real browser: a picture gives boxes, a chosen box a complaint, nothing foreign is requested. Skipped without Chromium."""
+"""The server's pages in a real browser: a picture gives boxes, a chosen box a complaint, the API is shown; nothing foreign is requested.
+
+Skipped without Chromium.
+"""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -55,10 +60,26 @@ addEventListener("load", async () => {
 });
 </script>"""
 
+READ_DOCS = """<!doctype html><iframe src="docs"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+const operations = () => [...frame.contentDocument.querySelectorAll(".opblock-summary-path")].map((node) => node.dataset.path);
+const until = async (holds) => { for (let turn = 0; turn < 400 && !holds(); turn++) await new Promise((done) => setTimeout(done, 25)); };
+addEventListener("load", async () => {
+  await until(() => operations().length);
+  const requests = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
+  const linked = [...frame.contentDocument.querySelectorAll("[src], link[href]")].map((node) => node.src ?? node.href);
+  const output = document.createElement("pre");
+  output.id = "answer";
+  output.textContent = JSON.stringify({ origin: location.origin, operations: operations(), requests: [...requests, ...linked] });
+  document.body.append(output);
+});
+</script>"""
+
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A server whose page plays, and the project that it keeps complaints in."""
+    """A server with two more pages, which play, and the project that it keeps complaints in."""
     project = make_project(tmp_path / "p")
     assert run_release(project)["verdict"] == "released"
     bundle = project.root / "release"
@@ -71,6 +92,10 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     async def play() -> Response:
         return HTMLResponse(page.replace("<script>", PLAY + "<script>", 1))
 
+    @app.get("/read_docs")
+    async def read_docs() -> Response:
+        return HTMLResponse(READ_DOCS)
+
     @app.get("/golden.png")
     async def golden() -> Response:
         return Response((bundle / "golden" / "00.png").read_bytes(), media_type="image/png")
@@ -81,21 +106,25 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     thread.start()
     try:
         wait_for(lambda: server.started)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/play", tmp_path
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", tmp_path
     finally:
         server.should_exit = True
         thread.join()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_page_draws_boxes_and_takes_a_complaint(served: tuple[str, Path], tmp_path: Path) -> None:
-    url, folder = served
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=30000", "--dump-dom", url]
+def answer_of(url: str, tmp_path: Path) -> dict[str, Any]:
+    """What the page's script found out."""
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=30000", "--dump-dom", url]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     found = re.search(r'<pre id="answer">(.*?)</pre>', dom, re.DOTALL)
     assert found, dom[-2000:]
-    answer = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return dict(json.loads(html.unescape(found[1])))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_draws_boxes_and_takes_a_complaint(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, folder = served
+    answer = answer_of(f"{url}/play", tmp_path)
     assert answer["about"] == "onnxruntime_fp16, 64 x 64: red, green, blue"
     assert re.fullmatch(r"4 boxes in \d+ ms, 96 x 64 pixels", answer["status"])
     assert answer["boxes"] == len(answer["rows"]) == 4
@@ -105,3 +134,12 @@ def test_the_page_draws_boxes_and_takes_a_complaint(served: tuple[str, Path], tm
     assert (answer["requests"], answer["problems"]) == ([], [])
     (row,) = (row for path in (folder / "feedback").glob("*.jsonl") for row in read_jsonl(path))
     assert (row["complaint"], len(row["box"])) == ("false_alarm", 4)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_api_page_needs_no_other_host(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, _ = served
+    answer = answer_of(f"{url}/read_docs", tmp_path)
+    assert {"/predict", "/feedback", "/health", "/ready", "/metrics"} <= set(answer["operations"])
+    assert any(name.endswith("swagger-ui-bundle.js") for name in answer["requests"])
+    assert [name for name in answer["requests"] if not name.startswith((answer["origin"], "data:"))] == []

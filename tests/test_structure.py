@@ -51,6 +51,7 @@ OWNERS = {
     "ray": ("pipelines.core.cluster",),
     "simplejpeg": ("pipelines.collect.measure", "pipelines.collect.cache"),
     "fastapi": ("export.serve.app", "export.serve.server"),
+    "fastapi_offline": ("export.serve.app",),
     "starlette": ("export.serve.app",),
     "uvicorn": ("export.serve.server",),
     "prometheus_client": ("export.serve.metrics",),

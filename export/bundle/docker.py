@@ -16,7 +16,7 @@ from pipelines.core.errors import MissingPartError
 
 PYTHON = "3.11"
 PORT = 8080
-_SERVING = ("fastapi", "numpy", "opencv-python-headless", "prometheus-client", "python-multipart", "uvicorn[standard]")
+_SERVING = ("fastapi", "fastapi-offline", "numpy", "opencv-python-headless", "prometheus-client", "python-multipart", "uvicorn[standard]")
 _BASES = {"cpu": f"python:{PYTHON}-slim", "gpu": "nvidia/cuda:13.0.0-runtime-ubuntu24.04"}
 
 

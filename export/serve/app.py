@@ -2,7 +2,8 @@
 
 POST /predict    one or many images (multipart field `images`, or one image as the body) -> boxes
 POST /feedback   an image and what is wrong with its boxes -> kept for the project
-GET  /health     the process is there; /ready: it takes requests; /metrics: Prometheus; /: a form; /docs: the API
+GET  /health     the process is there; /ready: it takes requests; /metrics: Prometheus; /: a form;
+             /docs: the API, from files of this machine (the usual page of FastAPI fetches its scripts from another host)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, HTTPException, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -98,7 +100,7 @@ def build_app(service: Service) -> FastAPI:
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="detloop", description=f"Detector for {', '.join(classes)}. A form: [/](/).", lifespan=lifespan)
+    app = FastAPIOffline(redoc_url=None, title="detloop", description=f"Detector for {', '.join(classes)}. A form: [/](/).", lifespan=lifespan)
     app.add_middleware(_Gate, metrics=service.metrics, limit_bytes=service.limits.request_bytes)
 
     @app.exception_handler(ClientDisconnect)
