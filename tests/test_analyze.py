@@ -87,6 +87,18 @@ def test_order_of_the_files_changes_no_byte(shared: Path, tmp_path: Path) -> Non
             assert (tmp_path / "mixed/out" / name).read_bytes() == (tmp_path / "first/out" / name).read_bytes()
 
 
+@pytest.mark.parametrize("ids", [(1, 3), (-(2**63), 2**63 - 1), (3, 10**12)], ids=["close", "the ends", "far apart"])
+def test_ids_may_be_any_whole_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str], ids: tuple[int, int]) -> None:
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in ids]
+    labels = [{**LABEL, "id": place, "image_id": number} for place, number in enumerate(ids)]
+    _, rows = analyze(tmp_path, {**coco(*labels), "images": images}, [{**FOUND, "image_id": ids[1]}])
+    assert [(row["kind"], row["image_id"]) for row in rows] == [("missed", ids[0])]
+    between = [{**FOUND, "image_id": sum(ids) // 2}]
+    (tmp_path / "dt.json").write_text(json.dumps(between))
+    assert main(["analyze", "--gt", str(tmp_path / "gt.json"), "--dt", str(tmp_path / "dt.json"), "--out", str(tmp_path / "out")]) == 2
+    assert f"the truth file does not know ({sum(ids) // 2})" in capsys.readouterr().err
+
+
 EMPTY: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], float | None, dict[str, int]]] = {
     "neither": ([], [], None, {}),
     "no labels": ([], [FOUND, WRONG], None, {"Bkg": 2}),

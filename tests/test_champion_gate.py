@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.core.slices import SliceLimits
+from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Detections, GroundTruth, Sample
 from pipelines.evaluation.bootstrap import average_precision, group_weights
-from pipelines.evaluation.coco import SIZES, coco_metrics, match_tables
+from pipelines.evaluation.coco import coco_metrics, match_tables
 from pipelines.evaluation.differences import MIN_GROUPS, WHOLE, Difference, Resampling, differences, figures, parts_of
 from pipelines.evaluation.seeds import Spread, spread_of
 from pipelines.evaluation.verdict import SuiteChange, Verdict, decide

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipelines.cli import main
 from pipelines.core import boxes, io, records
 from pipelines.core.cli import run_guarded
+from pipelines.core.columns import detection_columns, truth_columns
 from pipelines.core.contract import ModelContract, class_hash
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError, listed
 from pipelines.core.matching import greedy_match
@@ -219,6 +220,25 @@ def test_a_bug_is_not_swallowed() -> None:
 
 def test_long_lists_are_cut_with_a_count() -> None:
     assert listed([str(number) for number in range(25)]).endswith("19; and 5 more")
+
+
+# ---- columns
+
+FEW = st.integers(0, 3)  # few values, so that rows tie
+
+
+@given(st.lists(st.tuples(FEW, FEW, FEW, FEW, FEW, FEW, FEW), max_size=30))
+def test_columns_stand_in_an_order_of_their_content(rows: list[tuple[int, ...]]) -> None:
+    values = np.array(rows, dtype=np.int64).reshape(-1, 7)
+    image, class_index, score, xyxy = values[:, 0], values[:, 1], values[:, 2] / 4, values[:, 3:].astype(np.float64)
+    labels, found = truth_columns(image, class_index, xyxy), detection_columns(image, class_index, xyxy, score)
+    wanted = sorted((image, class_index, *box) for image, class_index, _, *box in rows)
+    assert [(*pair, *box) for *pair, box in zip(labels.image.tolist(), labels.class_index.tolist(), labels.xyxy.tolist(), strict=True)] == wanted
+    wanted = sorted((image, -score / 4, class_index, *box) for image, class_index, score, *box in rows)
+    columns = (found.image.tolist(), (-found.score).tolist(), found.class_index.tolist(), found.xyxy.tolist())
+    assert [(*three, *box) for *three, box in zip(*columns, strict=True)] == wanted
+    for item in (labels, found):
+        assert item.position.tolist() == [item.image[:place].tolist().count(number) for place, number in enumerate(item.image.tolist())]
 
 
 # ---- the command line

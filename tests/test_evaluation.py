@@ -17,9 +17,9 @@ from pycocotools.cocoeval import COCOeval
 
 from pipelines.core.boxes import area, xywh_from_xyxy
 from pipelines.core.records import ground_truth
-from pipelines.core.slices import SliceLimits
+from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Box, Detections, GroundTruth, Sample
-from pipelines.evaluation.coco import SIZES, coco_metrics
+from pipelines.evaluation.coco import coco_metrics
 from pipelines.evaluation.confusion import confusion_matrix, pairs_csv
 from pipelines.evaluation.slices import slice_metrics
 from pipelines.evaluation.thresholds import (
@@ -252,7 +252,7 @@ def test_slices() -> None:
 
 def test_slice_limits() -> None:
     limits = SliceLimits(1024, 9216, 60, 190)
-    assert limits.sizes(np.array([0, 1024, 1025, 9216, 9217.0])).tolist() == ["small", "small", "medium", "medium", "large"]
+    assert [SIZES[index] for index in limits.size_index(np.array([0, 1024, 1025, 9216, 9217.0]))] == ["small", "small", "medium", "medium", "large"]
     assert [limits.brightness(value) for value in (59.9, 60, 190, 190.1)] == ["dark", "normal", "normal", "bright"]
 
 

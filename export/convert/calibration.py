@@ -17,7 +17,7 @@ from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, LeakError, listed
 from pipelines.core.images import Image, apply_letterbox, letterbox_for, tensor_from_letterboxed
 from pipelines.core.io import canonical_json, sha256_bytes
-from pipelines.core.slices import SliceLimits
+from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Sample
 
 RECORDED_DIGITS = 16  # of an image_id in the model file: enough to tell images apart
@@ -26,7 +26,7 @@ RECORDED_DIGITS = 16  # of an image_id in the model file: enough to tell images 
 def strata(sample: Sample, limits: SliceLimits) -> frozenset[str]:
     """The parts that an image stands for: its classes, the sizes of its boxes, its light and its source."""
     classes = {f"class {box.class_name}" for box in sample.boxes} or {"class none"}
-    sizes = {f"size {name}" for name in limits.sizes(area(sample.xyxy().astype(np.float64)).astype(np.float64))}
+    sizes = {f"size {SIZES[index]}" for index in limits.size_index(area(sample.xyxy().astype(np.float64)).astype(np.float64))}
     return frozenset({*classes, *sizes, f"light {limits.brightness(sample.brightness)}", f"source {sample.source}"})
 
 

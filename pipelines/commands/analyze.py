@@ -6,6 +6,7 @@ Reads COCO files, needs no project. `analysis.json` holds the figures, `badcases
 from __future__ import annotations
 
 import argparse
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def analyse_boxes(truth: CocoTruth, everything: DetectionColumns) -> tuple[dict[
 
 def write_analysis(out: Path, summary: dict[str, Any], analysis: Analysis) -> None:
     """Write the folder of both files."""
-    write_folder(out, {"analysis.json": json_text(rounded(summary)).encode(), "badcases.jsonl": analysis.rows.write_ndjson().encode()})
+    rows = io.BytesIO()
+    analysis.rows.write_ndjson(rows)
+    write_folder(out, {"analysis.json": json_text(rounded(summary)).encode(), "badcases.jsonl": rows.getvalue()})
 
 
 def _summary(truth: CocoTruth, found: DetectionColumns, coco: CocoMetrics, analysis: Analysis) -> dict[str, Any]:

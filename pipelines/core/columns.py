@@ -51,18 +51,14 @@ class DetectionColumns:
 
 def truth_columns(image: Ints, class_index: Ints, xyxy: Floats) -> TruthColumns:
     """Labels by (image, class, box)."""
-    order = np.lexsort((xyxy[:, 3], xyxy[:, 2], xyxy[:, 1], xyxy[:, 0], class_index, image))
+    order = _order((image, class_index), (xyxy[:, 0], xyxy[:, 1], xyxy[:, 2], xyxy[:, 3]))
     image = image[order]
     return TruthColumns(image, class_index[order], xyxy[order], _place(image))
 
 
 def detection_columns(image: Ints, class_index: Ints, xyxy: Floats, score: Floats) -> DetectionColumns:
     """Detections by (image, score falling, class, box)."""
-    order = np.lexsort((-score, image))
-    tied = image[order][1:] == image[order][:-1]
-    tied &= score[order][1:] == score[order][:-1]
-    if tied.any():  # the other keys decide ties alone, and cost more than the rest
-        order = np.lexsort((xyxy[:, 3], xyxy[:, 2], xyxy[:, 1], xyxy[:, 0], class_index, -score, image))
+    order = _order((image,), (-score, class_index, xyxy[:, 0], xyxy[:, 1], xyxy[:, 2], xyxy[:, 3]))
     image = image[order]
     return DetectionColumns(image, class_index[order], xyxy[order], score[order], _place(image))
 
@@ -96,6 +92,24 @@ def _numbers(counts: Sequence[int]) -> Ints:
 
 def _places(counts: Sequence[int]) -> Ints:
     return _joined([np.arange(count, dtype=np.int64) for count in counts])
+
+
+def _order(indices: Sequence[Ints], keys: Sequence[Ints | Floats]) -> Ints:
+    """Rows by `indices` (whole numbers from 0), then by `keys`, the most important first.
+
+    The first of `keys` decides nearly always: the others, which cost more than all the rest, are looked at only where rows tie.
+    """
+    order = np.argsort(keys[0])
+    for index in reversed(indices):
+        small = index.astype(np.min_scalar_type(index.max(initial=0)))  # small integers are sorted in linear time
+        order = order[np.argsort(small[order], kind="stable")]
+    alike = np.ones(max(len(order) - 1, 0), dtype=bool)  # as the row before
+    for key in (*indices, keys[0]):
+        alike &= key[order[1:]] == key[order[:-1]]
+    tied = np.flatnonzero(np.append(alike, False) | np.append(False, alike)) if len(order) else order
+    rows = order[tied]
+    order[tied] = rows[np.lexsort([key[rows] for key in reversed((*indices, *keys))])]
+    return order
 
 
 def _place(image: Ints) -> Ints:

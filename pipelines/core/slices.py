@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+SIZES = ("small", "medium", "large")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class SliceLimits:
             return "dark"
         return "bright" if grey_level > self.bright_above else "normal"
 
-    def sizes(self, area_px: NDArray[np.float64]) -> NDArray[Any]:
-        """`small`, `medium` or `large` for each area, shape (N,); a box right on a limit counts as the smaller."""
-        names: NDArray[Any] = np.array(["small", "medium", "large"])[(area_px > self.small_area_px).astype(int) + (area_px > self.medium_area_px)]
-        return names
+    def size_index(self, area_px: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Position in SIZES for each area, shape (N,); a box right on a limit counts as the smaller."""
+        return (area_px > self.small_area_px).astype(np.int64) + (area_px > self.medium_area_px)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from pipelines.core.boxes import area, xywh_from_xyxy
 from pipelines.core.columns import DetectionColumns, TruthColumns, detections_from_images, truth_from_images
+from pipelines.core.slices import SIZES
 from pipelines.core.types import Detections, GroundTruth
 
 SMALL_AREA_PX = 1024.0  # COCO: 32 x 32
 MEDIUM_AREA_PX = 9216.0  # COCO: 96 x 96
-SIZES = ("small", "medium", "large")
 MAX_DETECTIONS = (1, 10, 100)
 RECALL_POINTS = 101
 IOU_STEPS = 10

@@ -15,10 +15,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.core.slices import SliceLimits
+from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Detections, GroundTruth, Sample
 from pipelines.evaluation.bootstrap import average_precision, group_weights
-from pipelines.evaluation.coco import SIZES, MatchTable, match_tables
+from pipelines.evaluation.coco import MatchTable, match_tables
 from pipelines.evaluation.seeds import Spread
 
 WHOLE = "all"

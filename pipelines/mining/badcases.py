@@ -28,7 +28,7 @@ import polars as pl
 
 from pipelines.core.boxes import area
 from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
-from pipelines.core.slices import SliceLimits
+from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.mining.mistakenness import class_mistakenness, location_mistakenness
 from pipelines.mining.tide import BACKGROUND, CLASS, KINDS, LOCATION, Kind, Pairs, TypedErrors, overlaps, typed_errors
 from pipelines.mining.worth import Gains, gains
@@ -113,7 +113,6 @@ def _rows(
 ) -> pl.DataFrame:
     detection = _rows_or_null(errors.detection)
     label = _rows_or_null(np.where(errors.kind == BACKGROUND, -1, errors.truth))
-    names = pl.Series(list(classes), dtype=pl.String)
     score = pl.Series(found.score).gather(detection)
     box, truth_box = (pl.Series(np.round(item.xyxy, BOX_DIGITS)).gather(rows) for item, rows in ((found, detection), (truth, label)))
     area = pl.Series(_areas(truth.xyxy)).gather(label).fill_null(pl.Series(_areas(found.xyxy)).gather(detection))
@@ -122,22 +121,26 @@ def _rows(
     slices = about["slice"].struct.unnest().get_columns() if "slice" in about.columns else []
     rank_score = score.fill_null(pl.Series(1.0 - evidence).gather(label))
     columns = {
-        "kind": pl.Series(KINDS, dtype=pl.String).gather(pl.Series(errors.kind)),
-        "class": names.gather(pl.Series(truth.class_index).gather(label)),
-        "predicted_class": names.gather(pl.Series(found.class_index).gather(detection)),
+        "kind": _names(KINDS, errors.kind),
+        "class": _names(classes, pl.Series(truth.class_index).gather(label)),
+        "predicted_class": _names(classes, pl.Series(found.class_index).gather(detection)),
         "score": score.round(SCORE_DIGITS),
         "iou": pl.Series(errors.iou, nan_to_null=True).round(SCORE_DIGITS),
         "box": box,
         "truth_box": truth_box,
         "detection_index": pl.Series(found.position).gather(detection),
         "truth_index": pl.Series(truth.position).gather(label),
-        "slice": pl.select(pl.struct(*slices, pl.Series("size", limits.sizes(area.to_numpy())))).to_series(),
+        "slice": pl.select(pl.struct(*slices, _names(SIZES, limits.size_index(area.to_numpy())).alias("size"))).to_series(),
         "ap50_gain": pl.Series(gain, nan_to_null=True).round(GAIN_DIGITS),
         "mistakenness": pl.Series(_mistakenness(errors, score.to_numpy()), nan_to_null=True).round(SCORE_DIGITS),
         "rank_score": rank_score.round(SCORE_DIGITS),
     }
     result = about.drop("slice", strict=False).with_columns(**columns)
     return result.select(sorted(result.columns))
+
+
+def _names(names: Sequence[str], index: pl.Series | Ints) -> pl.Series:
+    return pl.Series(list(names), dtype=pl.String).gather(pl.Series(index))
 
 
 def _rows_or_null(rows: Ints) -> pl.Series:

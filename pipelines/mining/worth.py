@@ -19,7 +19,6 @@ from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns
 from pipelines.mining.tide import CLASS, KINDS, MISSED, Kind, TypedErrors
 
 RECALL_GRID = np.linspace(0.0, 1.0, 101)  # pycocotools' recall points, to the last bit: a recall may lie right on one
-_BLOCK_CELLS = 2_000_000  # numbers in memory at a time where recall points meet detections
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,8 @@ class _Curve:
         later_best = np.append(np.maximum.accumulate(later[::-1])[::-1], 0.0)  # [hit - 1]
         reached = self.needed[self.needed <= count]
         after = _from(reached, later_best, count + 2)
-        asked, back = np.unique(hits_before, return_inverse=True)
-        total = after[asked + 1] + self._earlier(asked, later_best[asked])
-        result: Floats = (total / len(RECALL_GRID) - self.at_recall.mean())[back]
+        change = (after[1:] + self._earlier(np.arange(count + 1), later_best)) / len(RECALL_GRID) - self.at_recall.mean()  # [hits before]
+        result: Floats = change[hits_before]
         return result
 
     def with_one(self, hits_before: Ints, rank: Ints, shift: int) -> Floats:
@@ -125,18 +123,15 @@ class _Curve:
         return result
 
     def _earlier(self, hits_before: Ints, later: Floats) -> Floats:
-        """Sum over the recall points that the first `hits_before` (M,) hits reach: the highest precision there, or `later` (M,) if higher."""
-        count = len(self.rank)
-        total = np.zeros(len(hits_before))
-        needed, points = np.unique(self.needed[self.needed <= count], return_counts=True)
-        step = max(1, _BLOCK_CELLS // (count + 1))
-        for start in range(0, len(needed), step):
-            first = needed[start : start + step, None]
-            table = np.where(np.arange(count + 1) >= first, np.append(0.0, self.precision), 0.0)  # [point, hit]
-            np.maximum.accumulate(table, axis=1, out=table)
-            for line, hit, weight in zip(table, first[:, 0], points[start : start + step], strict=True):
-                total += np.where(hits_before >= hit, weight * np.maximum(line[hits_before], later), 0.0)
-        return total
+        """Sum over the recall points that the first `hits_before` (M,) hits reach: the highest precision there, or `later` (M,) if higher.
+
+        `later` is at least what the precision was at any later hit (a change moves it only up), so that `at_recall` can stand for the earlier ones.
+        """
+        points = np.searchsorted(self.needed, hits_before, side="right")
+        higher = np.minimum(np.searchsorted(-self.at_recall, -later, side="left"), points)  # at_recall only falls
+        total = np.append(0.0, np.cumsum(self.at_recall))
+        result: Floats = total[higher] + (points - higher) * later
+        return result
 
 
 def _from(reached: Ints, value: Floats, length: int) -> Floats:
@@ -157,15 +152,17 @@ def _each(truth: TruthColumns, errors: TypedErrors, place: Ints, now: _Detection
     becomes_right = errors.mends & (errors.kind != CLASS)
     changes_class = errors.mends & (errors.kind == CLASS)
     new_class[changes_class] = truth.class_index[errors.truth[changes_class]]
+    in_class = np.empty(len(place), dtype=np.int64)  # of each detection, its place among those of its class
     for index in np.flatnonzero(boxes):
         rows = np.flatnonzero(now.class_index == index)
+        in_class[rows] = np.arange(len(rows))
         right = now.right[rows]
         curve = _Curve(right, int(boxes[index]))
         mine = own_class == index
         gone = np.flatnonzero(mine & (errors.detection >= 0) & ~becomes_right)
-        gain[gone] += curve.without_one(curve.before[np.searchsorted(rows, error_place[gone])])
+        gain[gone] += curve.without_one(curve.before[in_class[error_place[gone]]])
         mended = np.flatnonzero(mine & becomes_right)
-        at = np.searchsorted(rows, error_place[mended])
+        at = in_class[error_place[mended]]
         gain[mended] += curve.with_one(curve.before[at], at + 1, shift=0)
         joins = np.flatnonzero(new_class == index)
         at = np.searchsorted(rows, error_place[joins])
