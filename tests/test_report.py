@@ -320,6 +320,47 @@ def test_without_a_champion_the_report_says_so(inputs: Inputs) -> None:
     assert "None yet. detloop promote makes" in page.text
 
 
+def int8_section(page: Page) -> str:
+    start = page.text.index("Layers of int8 that went back to float")
+    return page.text[start : page.text.index("Gate Each check", start)]
+
+
+def test_which_int8_layers_went_back_to_float_and_what_they_cost_is_shown(page: Page) -> None:
+    section = int8_section(page)
+    assert "3 of 81. Without them in float: AP is 6.05% below float32's, 1.00% is allowed." in section
+    assert "none put back ✗ fail 48.1 % 6.05 % 9.07 % washer 7.21 ms 4.10 ms" in section
+    assert "3 put back ✓ pass 50.8 % 0.86 % 1.29 % washer 7.35 ms +1.9 % 4.63 ms +12.9 %" in section
+    assert section.index("/model.23/cv3.0/conv/Conv") < section.index("/model.0/conv/Conv"), "the most sensitive first"
+
+
+def test_what_went_back_to_float_is_shown_where_its_latency_is_not_known(inputs: Inputs) -> None:
+    benchmark = {**inputs.files["benchmark.json"], "fallback_cost": {}}
+    section = int8_section(Page(render(with_file(inputs, "benchmark.json", benchmark))))
+    assert "not measured: what these layers cost in latency" in section
+    assert "3 put back ✓ pass 50.8 % 0.86 % 1.29 % washer not measured" in section
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fallback": None}, "None: nothing on val asked for it."),
+        (
+            {"fallback": None, "passes": None, "AP": None, "relative_drop": None, "per_class": {}},
+            "none put back nothing to compare not measured",
+        ),
+        (
+            {"fallback": {"needed": True, "float_layers": [], "quantized_layers": 81, "before": {"reasons": ["it lost AP"]}}},
+            "putting up to 40 of its 81 layers",
+        ),
+    ],
+    ids=["passed", "no labels", "in vain"],
+)
+def test_int8_that_kept_all_its_layers_says_why(change: dict[str, Any], said: str, inputs: Inputs) -> None:
+    section = int8_section(Page(render(with_file(inputs, "quantize_int8.json", {**inputs.files["quantize_int8.json"], **change}))))
+    assert said in section
+    assert "most sensitive first" not in section
+
+
 def test_a_leak_between_the_sides_is_shown(inputs: Inputs, page: Page) -> None:
     assert "0 images stand and 0 groups stand on two sides" in page.text
     leaky = {**inputs.samples, "train": [*inputs.samples["train"], inputs.samples["test"][0]]}

@@ -14,7 +14,7 @@ from pipelines.core.types import LABELED_SPLITS, SPLITS, Sample, Split
 from pipelines.report.curves import Curve, read_curves
 from pipelines.report.pictures import data_uri, small_jpeg
 
-METRICS = ("collect", "labels", "dataset", "train", "evaluate", "challenge", "mine", "verify", "benchmark", "release")
+METRICS = ("collect", "labels", "dataset", "train", "evaluate", "challenge", "mine", "quantize_int8", "verify", "benchmark", "release")
 EVALUATION = ("thresholds", "confusion", "pr", "confidence")
 THUMBNAIL_PX = 320
 THUMBNAILS = 12

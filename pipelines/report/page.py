@@ -22,6 +22,7 @@ from pipelines.report.champions import cost_curve, suite_history, suite_views
 from pipelines.report.facts import Absences, Node
 from pipelines.report.figures import PALETTE_SIZE
 from pipelines.report.inputs import Inputs, Picture, Thumbnail
+from pipelines.report.weakest import hardest_hit, weakest_class
 
 TEMPLATES = Path(__file__).parent
 SECTIONS = (
@@ -144,7 +145,7 @@ def render(inputs: Inputs) -> str:
             dataset_sizes=_sizes(nodes["dataset"]),
             leaks=_leaks(inputs),
             box_sizes=_box_sizes(nodes["card"], inputs.classes),
-            weakest_class=_weakest(evaluate, inputs.classes),
+            weakest_class=weakest_class(evaluate, inputs.classes),
             shipped_change=None if drop is None else -drop,
             thumbnails=[_thumbnail(item, inputs.classes) for item in inputs.thumbnails],
             brightness=charts.brightness_histogram(inputs.samples),
@@ -164,6 +165,7 @@ def render(inputs: Inputs) -> str:
             cases_page=CASES_PAGE,
             gate=_gate(release),
             check_detail=_check_detail,
+            hardest_hit=hardest_hit,
             failed=[check for check in checks if not check.at("artifact").present and check.at("status").value != "pass"],
             count_bars=charts.count_bars,
             cost_bars=charts.cost_bars,
@@ -214,13 +216,6 @@ def _leaks(inputs: Inputs) -> dict[str, int] | None:
         "total_images": len(sides_of_image),
         "total_groups": len(sides_of_group),
     }
-
-
-def _weakest(evaluate: Node, classes: Sequence[str]) -> tuple[str, float] | None:
-    """The class with the lowest AP50 on test among those that have one."""
-    found = [(name, evaluate.at("test", "per_class", name, "AP50").as_number) for name in classes]
-    known = [(name, float(value)) for name, value in found if value is not None]
-    return min(known, key=lambda item: item[1]) if known else None
 
 
 def _thumbnail(item: Thumbnail, classes: Sequence[str]) -> ThumbnailView:
