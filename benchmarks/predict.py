@@ -86,10 +86,14 @@ class Bare:
         if artifact.runner == "openvino":
             import openvino
 
-            model = openvino.Core().read_model(str(bundle / artifact.file))
+            from export.runners.openvino import arithmetic_hint
+
+            core = openvino.Core()
+            model = core.read_model(str(bundle / artifact.file))
             model.reshape([1, 3, height, width])
-            settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": single_threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-            request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+            hint = arithmetic_hint(artifact.precision, core)
+            settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": single_threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+            request = core.compile_model(model, "CPU", settings).create_infer_request()
             self._network = lambda: request.infer([tensor], share_inputs=True)
         else:
             import onnxruntime

@@ -58,6 +58,8 @@ def test_yaml_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         (MINIMAL + "train: {epochs: '3'}\n", "train.epochs = '3'"),
         (MINIMAL + "train: {epochs: 0}\n", "train.epochs = 0"),
         (MINIMAL + "train: {device: gpu}\n", "train.device = 'gpu'"),
+        (MINIMAL + "train: {input_wh: [320, 250]}\n", "train.input_wh"),
+        (MINIMAL + "train: {input_wh: oblong}\n", "train.input_wh"),
         (MINIMAL + "labeling: {resolve: newest}\n", "labeling.resolve = 'newest'"),
         (MINIMAL + "dataset: {val_fraction: 0.5, test_fraction: 0.5}\n", "leave nothing to train on"),
         ("classes:\n  - {name: a, aliases: [b]}\n  - name: b\n", "names \\['b'\\] stand twice"),

@@ -15,6 +15,7 @@ from pipelines.core.errors import ClassContractError, DataError
 from pipelines.core.records import ground_truth, read_samples
 from tests.training_data import CLASSES, write_dataset
 from training.data import SampleDataset, SplitFiles
+from training.plan import smallest_input
 
 IMGSZ = 64
 
@@ -40,9 +41,9 @@ def options(augment: bool) -> dict[str, Any]:
     }
 
 
-def ours(folder: Path, augment: bool) -> SampleDataset:
+def ours(folder: Path, augment: bool, input_wh: tuple[int, int] | None = None) -> SampleDataset:
     split = SplitFiles(tuple(read_samples(folder / "dataset" / "train.jsonl")), folder / "raw", CLASSES)
-    return SampleDataset(split, **options(augment))
+    return SampleDataset(split, input_wh, **options(augment))
 
 
 def theirs(folder: Path, target: Path, augment: bool) -> Any:
@@ -82,6 +83,31 @@ def test_equals_ultralytics_reader(folder: Path, tmp_path: Path, augment: bool) 
         torch.testing.assert_close(a["bboxes"], b["bboxes"], rtol=0, atol=1e-6)
         boxes += len(a["cls"])
     assert boxes > 8
+
+
+@pytest.mark.parametrize("input_wh", [(64, 32), (32, 64), (96, 64)])
+def test_equals_ultralytics_letterbox_to_a_rectangle(folder: Path, tmp_path: Path, input_wh: tuple[int, int]) -> None:
+    mine, other = ours(folder, augment=False, input_wh=input_wh), theirs(folder, tmp_path / "yolo", augment=False)
+    other.rect, other.batch, other.batch_shapes = True, np.zeros(len(mine), int), np.array([input_wh[::-1]])
+    for a, b in zip(items(mine), items(other), strict=True):
+        assert a["img"].shape == (3, *input_wh[::-1])
+        assert torch.equal(a["img"], b["img"])
+        torch.testing.assert_close(a["bboxes"], b["bboxes"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [32, 64])
+@pytest.mark.parametrize("size_wh", [(640, 480), (480, 640), (1920, 1080), (64, 64), (1000, 37), (333, 777), (640, 639)])
+def test_smallest_input_is_ultralytics_minimum_rectangle(size_wh: tuple[int, int], stride: int) -> None:
+    from ultralytics.data.augment import LetterBox
+
+    padded = LetterBox(new_shape=(320, 320), auto=True, stride=stride)(image=np.zeros((*size_wh[::-1], 3), np.uint8))
+    assert smallest_input([size_wh], 320, stride) == padded.shape[1::-1]
+
+
+def test_smallest_input_holds_every_image() -> None:
+    assert smallest_input([(640, 480), (1920, 1080)], 320, 32) == (320, 256)
+    assert smallest_input([(640, 480), (480, 640)], 320, 32) == (320, 320)
+    assert smallest_input([], 320, 32) == (320, 320)
 
 
 def test_sideways_image_is_read_upright(folder: Path) -> None:

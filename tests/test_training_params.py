@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pipelines.core.errors import DataError, MissingPartError, ParamsError
-from pipelines.core.params import AugmentationParams, TrainParams
+from pipelines.core.params import AugmentationParams, TrainParams, load_params
 from pipelines.core.records import write_samples
 from tests.training_data import CLASSES, write_dataset
 from training.augment import serialised_augmentations
-from training.fit import train
+from training.fit import make_plan, train
 from training.models import build_network, model_identity
 
 KNOWN = ("yolov3-tiny", "yolov5n", "yolov5n-p6", "yolov6n", "yolov8n", "yolov8s-p2", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
@@ -95,6 +95,35 @@ def test_missing_gpu_is_named(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, {"train": 4, "val": 4})
     with pytest.raises(MissingPartError, match=r"train\.device = '0,1', and torch sees 0 CUDA GPUs"):
         train(TrainParams(device="0,1"), CLASSES, folder / "dataset", folder / "raw", tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "input_wh"),
+    [
+        ("{imgsz: 192}", 1, (192, 160)),  # the first image is 96 x 72: 192 x 144
+        ("{imgsz: 192}", 2, (192, 192)),  # and the second 72 x 96
+        ("{imgsz: 192, input_wh: square}", 1, (192, 192)),
+        ("{imgsz: 192, input_wh: [128, 96]}", 2, (128, 96)),
+        ("{imgsz: 192, model: yolov5n-p6.yaml}", 1, (192, 192)),  # its coarsest grid has cells of 64 pixels
+    ],
+)
+def test_input_of_the_model(tmp_path: Path, text: str, images: int, input_wh: tuple[int, int]) -> None:
+    assert planned_input(tmp_path, text, images) == input_wh
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("{imgsz: 96, model: yolov5n-p6.yaml}", "imgsz"), ("{input_wh: [128, 96], model: yolov5n-p6.yaml}", "input_wh")]
+)
+def test_input_between_the_grids_cells_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(ParamsError, match=rf"train\.{key} = .* multiples? of 64, the coarsest grid of yolov5n-p6\.yaml"):
+        planned_input(tmp_path, text, 1)
+
+
+def planned_input(tmp_path: Path, text: str, images: int) -> tuple[int, int]:
+    folder = write_dataset(tmp_path, {"train": images, "val": 1})
+    (tmp_path / "params.yaml").write_text(f"classes: [{{name: red}}, {{name: green}}, {{name: blue}}]\ntrain: {text}\n")
+    params = load_params(tmp_path / "params.yaml").train
+    return make_plan(params, CLASSES, folder / "dataset", folder / "raw", tmp_path / "work", "cpu", "f32", progress=False).input_wh
 
 
 def test_nothing_to_train_on_is_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ classes: [{{name: red}}, {{name: green}}, {{name: blue}}]
 train:
   model: yolo11n.yaml
   imgsz: 64
+  input_wh: [64, 32]
   epochs: {EPOCHS}
   batch: 4
   nominal_batch: 8

@@ -55,11 +55,11 @@ class SampleDataset(YOLODataset):  # type: ignore[misc]  # ultralytics has no ty
     """ultralytics' dataset over our samples.
 
     A mosaic draws its partners from the whole split (ultralytics' cache="ram"), never from a buffer of recent images: then an epoch depends on
-    nothing but its seed, and training can resume at any epoch.
+    nothing but its seed, and training can resume at any epoch. With `input_wh` (width, height) images are letterboxed to that, without to a square.
     """
 
-    def __init__(self, split: SplitFiles, **options: Any) -> None:
-        self.split = split
+    def __init__(self, split: SplitFiles, input_wh: tuple[int, int] | None = None, **options: Any) -> None:
+        self.split, self.input_wh = split, input_wh
         super().__init__(img_path=str(split.raw), **{**options, "cache": None})
         self.cache = "ram"  # read by Mosaic, and by load_image: no buffer
         self.transforms = self.build_transforms(hyp=self._hyp)
@@ -77,6 +77,13 @@ class SampleDataset(YOLODataset):  # type: ignore[misc]  # ultralytics has no ty
     def get_labels(self) -> list[dict[str, Any]]:
         """The labels of the split, in the samples' order."""
         return [label_of(sample, self.split.raw, self.split.classes) for sample in self.split.samples]
+
+    def get_image_and_label(self, index: int) -> dict[str, Any]:
+        """As ultralytics; LetterBox takes the shape (height, width) that `rect_shape` names before its own."""
+        label: dict[str, Any] = super().get_image_and_label(index)
+        if self.input_wh is not None:
+            label["rect_shape"] = self.input_wh[::-1]
+        return label
 
     def load_image(self, i: int, rect_mode: bool = True, resize_short: bool = False) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[int, int]]:  # noqa: ARG002
         """Image `i` with its long side at imgsz, as a copy that transforms may write to; then its original and present (height, width)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,11 @@ from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, MissingPartError, ParamsError
 from pipelines.core.params import TrainParams
 from pipelines.core.records import read_samples
+from pipelines.core.types import Sample
 from training.augment import serialised_augmentations
 from training.checkpoint import layout_of, model_bytes
-from training.models import build_network, model_identity
-from training.plan import Plan, fingerprint
+from training.models import build_network, model_identity, stride_of
+from training.plan import Plan, fingerprint, smallest_input
 from training.state import TrainState, read_state
 from training.trainer import Trainer
 
@@ -59,7 +61,7 @@ def train(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Pat
     if state is None or not state.finished:
         raise DataError(f"the training left no whole state in {plan.state}: free some disk space, then run the same command again")
     network = build_network(params.model, classes)
-    contract = ModelContract(classes=classes, input_wh=(params.imgsz, params.imgsz), layout=layout_of(network))
+    contract = ModelContract(classes=classes, input_wh=plan.input_wh, layout=layout_of(network))
     metrics = _metrics(plan, state, device, sum(value.numel() for value in network.parameters()))
     return Training(state, model_bytes(network, state.best, contract, Path(params.model).name), metrics)
 
@@ -74,16 +76,20 @@ def make_plan(
         ParamsError: an unknown model or augmentation.
     """
     splits = {name: dataset / f"{name}.jsonl" for name in ("train", "val")}
-    for path in splits.values():
-        if not read_samples(path):
+    samples = {name: read_samples(path) for name, path in splits.items()}
+    for name, path in splits.items():
+        if not samples[name]:
             raise DataError(f"{path} has no images, and training needs labeled images in train and in val: label more, then run `dvc repro`")
     overrides: dict[str, Any] = {key: getattr(params, key) for key in PASSED_ON}
     overrides["nbs"] = params.nominal_batch
     overrides["augmentations"] = serialised_augmentations(params.augmentations)
     threads = torch.get_num_threads()
+    identity = model_identity(params.model)
+    input_wh = _input_wh(params, classes, samples["train"])
     settings = {
-        "params": params.model_dump(exclude={"device", "precision", "workers"}),
-        "model": model_identity(params.model),
+        "params": params.model_dump(exclude={"device", "precision", "workers", "input_wh"}),
+        "model": identity,
+        "input_wh": input_wh,
         "classes": classes,
         "device": device,
         "precision": precision,
@@ -104,6 +110,7 @@ def make_plan(
         precision=precision,
         threads=threads,
         progress=progress,
+        input_wh=input_wh,
         overrides={
             **overrides,
             "model": params.model,
@@ -117,6 +124,22 @@ def make_plan(
             "exist_ok": True,
         },
     )
+
+
+def _input_wh(params: TrainParams, classes: tuple[str, ...], train: Sequence[Sample]) -> tuple[int, int]:
+    """The model's input (width, height), by params.train.input_wh."""
+    stride = stride_of(params.model, classes)
+    if params.imgsz % stride:
+        raise ParamsError(f"train.imgsz = {params.imgsz} is no multiple of {stride}, the coarsest grid of {params.model}: choose another")
+    if params.input_wh == "square":
+        return params.imgsz, params.imgsz
+    if params.input_wh == "auto":
+        return smallest_input(((sample.width_px, sample.height_px) for sample in train), params.imgsz, stride)
+    if any(side % stride for side in params.input_wh):
+        raise ParamsError(
+            f"train.input_wh = {list(params.input_wh)}: both must be multiples of {stride}, the coarsest grid of {params.model}: choose others"
+        )
+    return params.input_wh
 
 
 def _run(plan: Plan, path: Path) -> None:
@@ -173,6 +196,7 @@ def _metrics(plan: Plan, state: TrainState, device: str, parameters: int) -> dic
         "best_epoch": state.best_epoch,
         "stopped_early": state.epoch < plan.overrides["epochs"],
         "val": {"AP": best["val/AP"], "AP50": best["val/AP50"], "precision": best["val/precision"], "recall": best["val/recall"]},
+        "input_wh": list(plan.input_wh),
         "images": {name: len(samples) for name, samples in images.items()},
         "boxes": {name: sum(len(sample.boxes) for sample in samples) for name, samples in images.items()},
         "empty_images": {name: sum(not sample.boxes for sample in samples) for name, samples in images.items()},

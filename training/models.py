@@ -70,6 +70,11 @@ def build_network(model: str, classes: Sequence[str]) -> Any:
     return network
 
 
+def stride_of(model: str, classes: Sequence[str]) -> int:
+    """Pixels between the cells of the model's coarsest grid, of which its input's sides must be multiples. Draws as `build_network` does."""
+    return int(max(build_network(model, classes).stride))
+
+
 def _shipped(model: str) -> dict[str, Any]:
     """The description behind an architecture's name: `yolo11n.yaml` is scale n of `yolo11.yaml`."""
     known = {path.name: path for path in SHIPPED.rglob("*.yaml")}

@@ -81,10 +81,11 @@ class Trainer(DetectionTrainer):  # type: ignore[misc]  # ultralytics has no typ
         return {"train": "train", "val": "val", "nc": len(self.plan.classes), "names": dict(enumerate(self.plan.classes)), "channels": 3}
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> SampleDataset:  # noqa: ARG002
-        """The samples of `mode` (train or val) as a dataset of ultralytics; images are letterboxed to the same square in both."""
+        """The samples of `mode` (train or val) as a dataset of ultralytics; val is letterboxed to the input of the model that is made."""
         samples = read_samples(Path(self.plan.train_samples if mode == "train" else self.plan.val_samples))
         return SampleDataset(
             SplitFiles(tuple(samples), Path(self.plan.raw), self.plan.classes),
+            input_wh=None if mode == "train" else self.plan.input_wh,
             imgsz=self.args.imgsz,
             batch_size=batch,
             augment=mode == "train",

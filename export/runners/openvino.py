@@ -19,18 +19,24 @@ from pipelines.core.images import Image
 _METADATA = "framework"  # where OpenVINO keeps an ONNX file's metadata pairs
 
 
+def arithmetic_hint(precision: str, core: Any) -> str:
+    """The type in which OpenVINO computes what is float in a file of `precision`: bfloat16 for int8, where the CPU has it and need not emulate it."""
+    return "bf16" if precision == "int8" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
 class OpenVinoRunner(Runner):
     """An `.onnx` file in OpenVINO, CPU device; `streams` callers share the `threads`. A batch is computed image by image: on CPUs that is as fast, a
     fixed shape is faster than a free one, and int8 with a free one crashes on CPUs with AMX (openvinotoolkit/openvino issue 37577).
 
-    Computes in float32 where the file says float: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. Another
-    `precision_hint` (bf16, f16) is for looking at what it would cost.
+    A float file is computed in float32: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. What an int8 file leaves
+    in float (activations, concatenations) is computed in bfloat16 there, a third faster and as coarse as the int8 beside it; val and test judge what
+    that makes of the boxes. Another `precision_hint` (f32, bf16, f16) is for looking at what it would cost.
     """
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, path: Path, *, threads: int, streams: int = 1, precision_hint: str = "f32") -> None:
+    def __init__(self, path: Path, *, threads: int, streams: int = 1, precision_hint: str | None = None) -> None:
         try:
             import openvino
             import openvino.preprocess
@@ -49,7 +55,7 @@ class OpenVinoRunner(Runner):
             self.require_names([item.get_any_name() for item in model.inputs], [item.get_any_name() for item in model.outputs])
         except RuntimeError as error:
             raise DataError(f"{path} cannot be loaded by OpenVINO ({one_line(error)}): run `dvc repro export_onnx`") from error
-        self._once, self._precision_hint = Lock(), precision_hint
+        self._once, self._precision_hint = Lock(), precision_hint or arithmetic_hint(self.precision, core)
         self._openvino, self._core, self._threads, self._streams = openvino, core, threads, streams
         self._pixels = self._compiled(self._reading_pixels(model))
         self._tensors: SimpleQueue[Any] | None = None  # what parity and timing feed; compiled when they do

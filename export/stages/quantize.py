@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +36,21 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp16", "int8")
 LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless")  # what measured ranges depend on
 SEARCH_IMAGES = 8  # calibration images that rank the layers
+WIDENINGS = (1.0, 1.12, 1.25, 1.4, 1.6)  # of the measured ranges: what is cut off is large, and large values carry the detections
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The model, the same before layers went back to float (None: none did), the layers by sensitivity, and what the search says of itself."""
+    """The model, the same before layers went back to float (None: none did), the layers by sensitivity, what the search says of itself, and by which
+    factor of WIDENINGS the measured ranges were widened (None: not int8).
+    """
 
     content: bytes
     before: bytes | None
     ranking: dict[str, float]
     fallback: dict[str, Any] | None
     note: str
+    widened: float | None = None
 
 
 def work(args: argparse.Namespace) -> None:
@@ -79,6 +83,8 @@ def work(args: argparse.Namespace) -> None:
     write_folder(args.search, files)
     write_bytes(args.quantized, content)
     about = {"precision": args.precision, "sha256": sha256_bytes(content), "split": "val", **judged.to_json(), "fallback": result.fallback}
+    if result.widened is not None:
+        about["ranges_widened_by"] = result.widened
     write_metrics(args.metrics, about)
     print(f"quantized to {args.precision}: {len(content) / 1e6:.1f} MB{result.note}; on val {judged.sentence()}")
 
@@ -95,22 +101,36 @@ def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, cont
     chosen = choose_calibration(train, params.export.calibration_images, limits)
     require_train_only([sample.image_id for sample in chosen], [sample.image_id for sample in train], held_out)
     record = calibration_record(chosen, limits)
-    versions = {"ranges": METHOD, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+    versions = {"ranges": METHOD, "widenings": str(WIDENINGS), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
     def batches(count: int, title: str) -> Iterator[NDArray[np.float32]]:
         shown = tqdm(chosen[:count], desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
         return calibration_batches(shown, contract, lambda sample: read_image(args.raw / sample.path))
 
     kept = args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json"
-    tensors = quantized_tensors(model, "none")
-    ranges = read_json(kept) if kept.is_file() else measured_ranges(model, batches(len(chosen), "calibrate"), contract.input_name, tensors)
-    write_json(kept, ranges)
-    content = int8_from_onnx(model, ranges, keep_float=params.export.int8_keep_float, calibration=record)
-    note = f", calibrated on {len(chosen)} train images"
+    if not kept.is_file():
+        ranges = measured_ranges(model, batches(len(chosen), "calibrate"), contract.input_name, quantized_tensors(model, "none"))
+        write_json(kept, _widened(ranges, model, list(batches(SEARCH_IMAGES, "widen ranges")), contract))
+    found = read_json(kept)
+    content = int8_from_onnx(model, found["ranges"], keep_float=params.export.int8_keep_float, calibration=record)
+    widened = float(found["widened_by"])
+    note = f", calibrated on {len(chosen)} train images, ranges x {widened:g}"
     judged = gate.judge(content)
     if judged.passes is not False:
-        return Quantized(content, None, {}, None, note)
-    return _with_fallback(content, model, list(batches(SEARCH_IMAGES, "rank layers")), contract, gate, note)
+        return Quantized(content, None, {}, None, note, widened)
+    return replace(_with_fallback(content, model, list(batches(SEARCH_IMAGES, "rank layers")), contract, gate, note), widened=widened)
+
+
+def _widened(ranges: dict[str, float], fp32: onnx.ModelProto, batches: Sequence[NDArray[np.float32]], contract: ModelContract) -> dict[str, Any]:
+    """The ranges times the factor of WIDENINGS with which the model's output is disturbed least, all layers in int8; and the factor."""
+    from export.convert.float_layers import disturbance
+    from export.convert.int8_from_onnx import int8_from_onnx
+
+    candidates = {factor: {name: factor * end for name, end in ranges.items()} for factor in WIDENINGS}
+    models = {factor: int8_from_onnx(fp32, ends, keep_float="none", calibration="") for factor, ends in candidates.items()}
+    exact = _outputs(fp32.SerializeToString(), batches)
+    best = min(WIDENINGS, key=lambda factor: disturbance(exact, _outputs(models[factor], batches), contract.layout))
+    return {"widened_by": best, "ranges": candidates[best]}
 
 
 def _with_fallback(

@@ -17,6 +17,8 @@ from pipelines.core.deploy_params import BenchmarkParams, ExportParams, ReleaseP
 from pipelines.core.errors import MissingInputError, ParamsError
 from pipelines.core.section import Fraction, Positive, Section
 
+InputSide = Annotated[int, Field(ge=32, multiple_of=32)]
+
 
 class ClassParams(Section):
     """One class of the contract."""
@@ -72,7 +74,8 @@ class TrainParams(Section):
     model: str = "yolo11n.yaml"
     from_champion: Positive | None = None
     replay: Fraction = 0.5
-    imgsz: Annotated[int, Field(ge=32, multiple_of=32)] = 320
+    imgsz: InputSide = 320
+    input_wh: Literal["auto", "square"] | Annotated[tuple[InputSide, InputSide], Field(strict=False)] = "auto"  # YAML has lists only
     epochs: Positive = 40
     patience: Annotated[int, Field(ge=0)] = 40
     batch: Positive = 8
