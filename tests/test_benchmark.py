@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from export.check.benchmark import figures, measure
 from export.check.timing import Job, Loaded, Worker
 from export.runners import open_runner
 from export.runners.detect import Detector
+from export.runners.openvino import OpenVinoRunner
 from pipelines.core.errors import DataError, DetloopError, MissingPartError
 from tests.tiny_detector import NMS, make_project, model_bytes
 
@@ -31,6 +34,13 @@ def open_dying() -> AbstractContextManager[Detector]:
 def open_hanging() -> AbstractContextManager[Detector]:
     time.sleep(60)
     raise AssertionError
+
+
+class PixelsOnly(OpenVinoRunner):
+    """A runner with the way that ships and no other."""
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise DataError(f"timed through the float tensor {batch.shape}")
 
 
 def job(kind: str, path: Path) -> Job:
@@ -66,6 +76,13 @@ def test_runners_are_measured_in_turns_and_their_workers_end(tmp_path: Path) -> 
     assert result["gone"] == {"status": "not_run", "reason": "no such device here: buy one"}
     assert result["openvino_fp32"]["status"] == "fail"
     assert psutil.Process().children() == before
+
+
+def test_what_is_timed_is_the_way_that_ships(tmp_path: Path) -> None:
+    images = images_of(tmp_path / "p")
+    model = tmp_path / "p" / "export" / "model.onnx"
+    result = measure([Job("pixels", partial(PixelsOnly, model, threads=1), NMS)], images, warmup=0, rounds=1, timeout_s=60)
+    assert result["pixels"]["status"] == "measured", result
 
 
 def test_a_workers_memory_is_its_own(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ class TorchRunner:
             output: NDArray[np.float32] = self._module(torch.from_numpy(batch).to(self._device)).cpu().numpy()
         return output
 
+    def infer_images(self, letterboxed: Sequence[Image]) -> NDArray[np.float32]:
+        """As `infer`, for BGR images of the input's size."""
+        return self.infer(tensor_from_letterboxed(letterboxed))
+
 
 def predict_samples(runner: TorchRunner, samples: Sequence[Sample], raw: Path, params: PredictParams, title: str) -> dict[str, Detections]:
     """Detections of every sample by image_id, in pixels of the original image."""
@@ -101,7 +105,7 @@ def predict_with_features(
     features: dict[str, NDArray[np.float32]] = {}
     with tqdm(total=len(samples), desc=title, unit="image", disable=None) as progress:
         for part, images, boxes in _batches(samples, raw, runner.contract, params.batch):
-            outputs = runner.infer(tensor_from_letterboxed(images))
+            outputs = runner.infer_images(images)
             for sample, output, box, feature in zip(part, outputs, boxes, runner.last_features(), strict=True):
                 features[sample.image_id] = feature
                 detections[sample.image_id] = detections_from_output(

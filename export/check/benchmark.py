@@ -76,7 +76,7 @@ def measure(jobs: Sequence[Job], images: Sequence[Path], *, warmup: int, rounds:
 
 
 def figures(total_ms: Sequence[float], network_ms: Sequence[float], loaded: Loaded, peak_rss_mb: float) -> dict[str, Any]:
-    """Percentiles of the latency from decoded image to boxes, the network's own median, and images a second, one after another."""
+    """Percentiles of the latency from decoded image to boxes, the median of the runner's call in it, and images a second, one after another."""
     p50, p95, p99 = np.percentile(total_ms, [50, 95, 99]).tolist()
     return {
         "status": "measured",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.check.parity import Parity, compare, total
-from export.runners.detect import Detector, NmsValues, above, detect_from_tensor, model_input, read_output
+from export.runners.detect import Detector, NmsValues, above, detect, model_input, read_output
 from pipelines.core.boxes import iou_matrix
 from pipelines.core.contract import ModelContract
 from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
@@ -81,7 +81,7 @@ def name_output_fault(runner: Detector, reference: Reference) -> str | None:
     nothing is wrong with it, or nothing that is tried here.
     """
     part = reference.some()
-    before = [detect_from_tensor(runner, image, part.nms) for image in part.images]
+    before = [detect(runner, image, part.nms) for image in part.images]
     agreement = _agreement(part, before)
     if agreement >= 1.0:
         return None

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from export.runners.detect import Detector, NmsValues, model_input, read_output
+from export.runners.detect import Detector, NmsValues, letterboxed, read_output
 from pipelines.core.errors import DataError, DetloopError, MissingPartError
 from pipelines.core.images import read_image
 
@@ -49,7 +49,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: milliseconds for each image from decoded image to boxes, those of the bare network, and the process's peak memory so far."""
+    """One turn: milliseconds for each image from decoded image to boxes, those of the runner's call in them (letterboxed image to raw output), and
+    the process's peak memory so far.
+    """
 
     total_ms: tuple[float, ...]
     network_ms: tuple[float, ...]
@@ -168,12 +170,12 @@ def peak_rss_mb() -> float:
 
 
 def _time_one(runner: Detector, path: Path, nms: NmsValues) -> tuple[float, float]:
-    """Milliseconds from decoded image to boxes, and of the network in them."""
+    """Milliseconds from decoded image to boxes, by the way of `detect`, and of the runner's call in them."""
     image = read_image(path)
     start = time.perf_counter()
-    batch, box = model_input(image, runner.contract)
+    made, (box,) = letterboxed([image], runner.contract)
     fed = time.perf_counter()
-    raw = runner.infer(batch)
+    raw = runner.infer_images(made)
     answered = time.perf_counter()
     read_output(raw[0], runner.contract, box, image, nms)
     return (time.perf_counter() - start) * 1e3, (answered - fed) * 1e3

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runners.base import Runner
 from pipelines.core.contract import ModelContract
 from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
 from pipelines.core.postprocess import detections_from_output
@@ -29,6 +28,10 @@ class Detector(Protocol):
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, 3, height, width) to raw output (N, …)."""
+        ...
+
+    def infer_images(self, letterboxed: Sequence[Image]) -> NDArray[np.float32]:
+        """N BGR images of the input's size to raw output (N, …): the way that detecting takes."""
         ...
 
 
@@ -71,22 +74,16 @@ def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbo
     )
 
 
-def detect_batch(runner: Runner, images: Sequence[Image], nms: NmsValues) -> list[Detections]:
+def detect_batch(runner: Detector, images: Sequence[Image], nms: NmsValues) -> list[Detections]:
     """All of it for BGR images of any sizes, in one call of the runner."""
     made, boxes = letterboxed(images, runner.contract)
     outputs = runner.infer_images(made)
     return [read_output(raw, runner.contract, box, image, nms) for raw, box, image in zip(outputs, boxes, images, strict=True)]
 
 
-def detect(runner: Runner, image: Image, nms: NmsValues) -> Detections:
+def detect(runner: Detector, image: Image, nms: NmsValues) -> Detections:
     """All of it for one BGR image."""
     return detect_batch(runner, [image], nms)[0]
-
-
-def detect_from_tensor(runner: Detector, image: Image, nms: NmsValues) -> Detections:
-    """`detect` through the float tensor, which PyTorch's runner takes too."""
-    tensor, box = model_input(image, runner.contract)
-    return read_output(runner.infer(tensor)[0], runner.contract, box, image, nms)
 
 
 def above(detections: Detections, thresholds: NDArray[np.float64], margin: float = 0.0) -> Detections:

@@ -18,7 +18,7 @@ from export.check.diagnosis import Reference, name_output_fault
 from export.check.explain import TOLERANCES, Parting, first_parting, reason_for
 from export.check.parity import Parity, compare, total
 from export.runners import Runner, open_runner
-from export.runners.detect import Detector, NmsValues, detect_from_tensor, model_input
+from export.runners.detect import Detector, NmsValues, detect, model_input
 from pipelines.commands.predict import image_files
 from pipelines.core.errors import DataError, GateError, ParamsError
 from pipelines.core.images import Image, read_image
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"neither {a} nor {b} states thresholds: name an exported model on one side")
         limits = np.array([thresholds[name] for name in runner.contract.classes if name in thresholds])
         precision = max((_precision(a), getattr(runner, "precision", "fp32")), key=LOWER.index)
-        found = [detect_from_tensor(runner, image, _nms(params)) for image in images]
+        found = [detect(runner, image, _nms(params)) for image in images]
         match_iou = params.verify.match_iou[precision]  # type: ignore[index]
         against = Reference(images, reference, limits, match_iou, params.verify.near_threshold, _nms(params))
         parity = _parity(against, found)
@@ -119,7 +119,7 @@ def _nms(params: Params) -> NmsValues:
 
 def _detections(side: Side, images: tuple[Image, ...], params: Params, threads: int) -> tuple[tuple[Any, ...], dict[str, float] | None]:
     with _open(side, threads) as runner:
-        return tuple(detect_from_tensor(runner, image, _nms(params)) for image in images), getattr(runner, "thresholds", None)
+        return tuple(detect(runner, image, _nms(params)) for image in images), getattr(runner, "thresholds", None)
 
 
 def _precision(side: Side) -> str:
