@@ -22,7 +22,7 @@ from pipelines.core import boxes, io, records
 from pipelines.core.cli import run_guarded
 from pipelines.core.columns import detection_columns, truth_columns
 from pipelines.core.contract import ModelContract, class_hash
-from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError, listed
+from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError, counted, listed
 from pipelines.core.matching import greedy_match
 from pipelines.core.params import load_params
 from pipelines.core.types import Annotation, Box, Detections, Sample
@@ -221,6 +221,7 @@ def test_a_bug_is_not_swallowed() -> None:
 
 
 def test_long_lists_are_cut_with_a_count() -> None:
+    assert [counted(count, "image") for count in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert listed([str(number) for number in range(25)]).endswith("19; and 5 more")
 
 

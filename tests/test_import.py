@@ -324,13 +324,13 @@ def test_a_second_import_changes_nothing(project: Project, capsys: pytest.Captur
     project.voc("a", BOLT)
     assert main(project.arguments("voc", "--dry-run")) == 0
     assert project.written() == {}
-    assert "dry run, nothing written\nset: 1 images (1 new)" in capsys.readouterr().out
+    assert "dry run, nothing written\nset: 1 image (1 new)" in capsys.readouterr().out
     assert main(project.arguments("voc")) == 0
     first = project.written()
     assert set(first) == {"inbox/set/a.jpg", "inbox/set/log.jsonl", "labels/set.jsonl"}
     assert main(project.arguments("voc")) == 0
     assert project.written() == first
-    assert "1 images (0 new)" in capsys.readouterr().out
+    assert "1 image (0 new)" in capsys.readouterr().out
 
 
 def test_another_image_of_the_same_name_is_never_overwritten(project: Project, capsys: pytest.CaptureFixture[str]):

@@ -88,7 +88,7 @@ def test_the_worst_stay_and_the_rest_is_counted(sample: Sample, tmp_path: Path) 
     cases = read_cases([row(rank_score=score / 10, score=score / 10) for score in range(10)], [sample], tmp_path, 3)
     assert [case["score"] for case in cases.rows] == [0.9, 0.8, 0.7]
     assert cases.left_out == 7
-    assert "7 more are in data/badcases/badcases.jsonl" in render_cases(cases)
+    assert "7 more in data/badcases/badcases.jsonl" in render_cases(cases)
     assert read_cases([], [sample], tmp_path, 3) == Cases((), 0)
     with pytest.raises(MissingInputError, match=r"a\.png"):
         read_cases([row()], [sample], tmp_path / "nowhere", 3)

@@ -13,7 +13,7 @@ from export.bundle.writer import Release, golden_samples, rejected_files, releas
 from export.runners import open_runner
 from export.runners.detect import NmsValues
 from pipelines.core.cli import stage_main
-from pipelines.core.errors import DataError
+from pipelines.core.errors import DataError, counted
 from pipelines.core.io import read_json, write_folder, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_samples
@@ -38,7 +38,8 @@ def work(args: argparse.Namespace) -> int:
     write_metrics(args.metrics, _record(decision, artifacts))
     if decision.verdict == "released":
         left_out = ", ".join(name for name, (status, _) in decision.artifacts.items() if status != "ships")
-        print(f"release: released with {len(decision.order)} runners, fastest {decision.default}{f'; left out: {left_out}' if left_out else ''}")
+        runners = counted(len(decision.order), "runner")
+        print(f"release: released with {runners}, fastest {decision.default}{f'; left out: {left_out}' if left_out else ''}")
     else:
         print(f"release: REJECTED: {'; '.join(decision.reasons)}")
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipelines.core.errors import MAX_LISTED, DataError
+from pipelines.core.errors import MAX_LISTED, DataError, counted
 from pipelines.core.params import load_params
 from pipelines.labeling.bring_in import Plan, clashes, plan, write
 from pipelines.labeling.datasets import FoundDataset, read_coco_dataset, read_labelstudio_dataset, read_voc_dataset
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def account(job: Plan, new: int) -> str:
     """The summary for people: counts, then the problems by kind, the first of them in full."""
     lines = [
-        f"{job.name}: {len(job.images)} images ({new} new); "
+        f"{job.name}: {counted(len(job.images), 'image')} ({new} new); "
         + ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in job.states.items()),
         "boxes: " + (", ".join(f"{name} {count}" for name, count in job.boxes_per_class.items()) or "none"),
     ]

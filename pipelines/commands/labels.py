@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipelines.core.errors import counted
 from pipelines.core.params import Params, load_params
 from pipelines.formats.labelstudio_config import config_from_classes
 from pipelines.labeling.server import local
@@ -82,11 +83,12 @@ def _status(client: Client, params: Params) -> int:
         print(_missing(client, params))
         return 0
     counters, version = project.state()
-    print(f"project: {project.title!r} at {project.page}: {counters.tasks} tasks, {counters.annotations} annotations, model {version or 'none'}")
+    state = f"{counted(counters.tasks, 'task')}, {counted(counters.annotations, 'annotation')}, model {version or 'none'}"
+    print(f"project: {project.title!r} at {project.page}: {state}")
     report = push_queue(project, params, PATHS, _bar, dry_run=True)
     print(f"a push: {report}")
     snapshot = last_snapshot(PATHS)
-    print(f"the last snapshot: {len(snapshot)} images, {sum(item.state == 'conflict' for item in snapshot)} in conflict")
+    print(f"the last snapshot: {counted(len(snapshot), 'image')}, {sum(item.state == 'conflict' for item in snapshot)} in conflict")
     return 0
 
 
@@ -116,7 +118,7 @@ def _pull(client: Client, params: Params, dry_run: bool, accept_loss: bool) -> i
         before = {item.image_id: item for item in last_snapshot(PATHS)}
         changed = sum(before.get(item.image_id) != item for item in synced.annotations)
         gone = len(before.keys() - {item.image_id for item in synced.annotations})
-        print(f"dry run, no snapshot written: {changed} images new or changed, {gone} gone, {len(synced.issues)} issues")
+        print(f"dry run, no snapshot written: {counted(changed, 'image')} new or changed, {gone} gone, {counted(len(synced.issues), 'issue')}")
         return 0
     print(write_snapshot(synced, params.labeling.model_copy(update={"source": "label_studio"}), PATHS, accept_loss))
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.convert.onnx_model import read_onnx
 from export.convert.operators import TARGETS, lacking, operator_counts
-from pipelines.core.errors import GateError
+from pipelines.core.errors import GateError, counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"    {item.advice}")
     if found:
         raise GateError(f"{args.target} lacks {len(found)} of {len(counts)} operators of {args.model}: {', '.join(item.operator for item in found)}")
-    print(f"{args.target} has all {len(counts)} operators ({sum(counts.values())} nodes) of {args.model}")
+    print(f"{args.target} has all {len(counts)} operators ({counted(sum(counts.values()), 'node')}) of {args.model}")
     return 0

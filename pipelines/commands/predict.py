@@ -19,7 +19,7 @@ from export.bundle.in_order import in_order
 from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
 from pipelines.core.cli import EXIT_USER_ERROR
-from pipelines.core.errors import DataError, MissingInputError
+from pipelines.core.errors import DataError, MissingInputError, counted
 from pipelines.core.images import read_image, use_one_thread_a_call
 from pipelines.core.io import write_bytes, write_text
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     text = _json_text(about, rows)
     if args.json:
         write_text(args.json, text)
-        _say(f"{len(rows)} images with {name}: {args.json}")
+        _say(f"{counted(len(rows), 'image')} with {name}: {args.json}")
     else:
         sys.stdout.write(text)
     bad = sum("error" in row for row in rows)

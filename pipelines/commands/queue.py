@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.commands.queue_inputs import QueueInputs, read_inputs
-from pipelines.core.errors import DataError, ParamsError
+from pipelines.core.errors import DataError, ParamsError, counted
 from pipelines.core.io import read_jsonl, write_jsonl
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_annotations
@@ -54,7 +54,7 @@ def _build(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) ->
     write_jsonl(path, drawn.rows)
     for row in drawn.rows:
         print(_line(row))
-    print(f"wrote {path}: {len(drawn.rows)} images ({kinds_text(drawn.rows)}); {_left_out(drawn)}")
+    print(f"wrote {path}: {counted(len(drawn.rows), 'image')} ({kinds_text(drawn.rows)}); {_left_out(drawn)}")
     print("next: strike out the lines that you do not want, then `detloop queue accept`")
     return 0
 
@@ -83,7 +83,7 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
     cases = _write_cases(cases_path, {row["image_id"] for row in rows}, number)
     write_jsonl(path, rows)
     proposal.unlink(missing_ok=True)
-    print(f"wrote {path}: {len(rows)} images ({kinds_text(rows)}); {told}")
+    print(f"wrote {path}: {counted(len(rows), 'image')} ({kinds_text(rows)}); {told}")
     tests = sum(row["split"] == "test" for row in rows)
     if tests:
         print(f"{tests} of them are test images: their labels are checked, the images never go into training")
@@ -112,7 +112,7 @@ def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
     order = _pool_order(inputs, {row["image_id"] for row in earlier}, budget, params)
     drawn = draw_round(inputs.candidates, inputs.hash, earlier, number, budget, pool_fraction=params.queue.pool_fraction, pool_order=order)
     if not drawn.rows:
-        print(f"nothing to ask: {len(inputs.candidates)} images ranked; {_left_out(drawn)}")
+        print(f"nothing to ask: {counted(len(inputs.candidates), 'image')} ranked; {_left_out(drawn)}")
         return None
     return drawn
 
@@ -154,9 +154,9 @@ def _show(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
         _check(proposal, rows)
         for row in rows:
             print(_line(row))
-        print(f"proposal: {len(rows)} images ({kinds_text(rows)}); `detloop queue accept` makes it a round")
+        print(f"proposal: {counted(len(rows), 'image')} ({kinds_text(rows)}); `detloop queue accept` makes it a round")
     for number, rows in rounds.items():
-        print(f"round {number:03d}: {len(rows)} images ({kinds_text(rows)})")
+        print(f"round {number:03d}: {counted(len(rows), 'image')} ({kinds_text(rows)})")
     if not rounds:
         print(f"no round yet in {args.queue}: run `detloop queue accept`")
     return 0

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from pipelines.core.errors import counted
 from pipelines.core.io import read_jsonl
 from pipelines.core.records import read_annotations
 from pipelines.regression.cases import Answer, AskedCase, answer, read_asked
@@ -48,7 +49,7 @@ def _confirm(args: argparse.Namespace) -> int:
         write_suite(args.suite, grown)
     kinds = Counter(item.case.kind for item in grown[len(suite) :])
     listed = f" ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if kinds else ""
-    print(f"{len(grown) - len(suite)} new items{listed}, {len(grown)} in all")
+    print(f"{counted(len(grown) - len(suite), 'new item')}{listed}, {len(grown)} in all")
     counts = {name: len(found) for name, found in answers.items()}
     print(
         f"of {len(asked)} cases asked about, {counts['confirmed']} are confirmed, {counts['label_fault']} were faults of the label, "
@@ -69,5 +70,6 @@ def _show(args: argparse.Namespace) -> int:
         what = names[0] if names[0] == names[1] else f"{names[0]} as {names[1]}"
         now = state.get(case.id, "not scored")
         print(f"{case.id[:8]}  round {item.round:03d}  {case.image_id[:12]}  {case.kind:10s} {what:24s} {now:10s} {history}")
-    print(f"{len(items)} items" + (f": {', '.join(f'{name} {count}' for name, count in sorted(Counter(state.values()).items()))}" if state else ""))
+    states = ", ".join(f"{name} {count}" for name, count in sorted(Counter(state.values()).items()))
+    print(counted(len(items), "item") + (f": {states}" if state else ""))
     return 0

@@ -56,6 +56,11 @@ class MissingPartError(DetloopError):
     """A library, tool or device is not on this machine."""
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `2 images`: for nouns whose plural is an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def listed(records: Sequence[str], limit: int = MAX_LISTED) -> str:
     """Join many bad records into one readable list: the first `limit`, then the count of the rest."""
     shown = "; ".join(records[:limit])

@@ -15,7 +15,7 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from pipelines.core.errors import LeakError, listed
+from pipelines.core.errors import LeakError, counted, listed
 from pipelines.core.types import Split
 from pipelines.dataset.alike import MIN_ALIGNED_IN_BURST, AlikePair, aligned, alike_pairs, coarse_cells
 from pipelines.dataset.links import Item
@@ -72,13 +72,17 @@ def require_no_leak(splits: Mapping[Split, Iterable[Item]]) -> None:
         if len(places) > 1
     ]
     if pairs:
-        raise LeakError(f"{len(pairs)} leaks between the sides of the split: {listed(pairs)}; correct the log or the assignments file and run again")
+        raise LeakError(
+            f"{counted(len(pairs), 'leak')} between the sides of the split: {listed(pairs)}; correct the log or the assignments file and run again"
+        )
 
 
 def given_twice_error(files: Sequence[Sequence[tuple[str, str]]]) -> LeakError:
     """The error for images whose exact copies imported lists put on two sides, (origin, side) of each."""
     named = [" and ".join(f"{origin} ({side})" for origin, side in copies) + ": the same image" for copies in files]
-    return LeakError(f"{len(named)} leaks in the given split: {listed(named)}; correct its lists, or name the file to give up in dataset.leave_out")
+    return LeakError(
+        f"{counted(len(named), 'leak')} in the given split: {listed(named)}; correct its lists, or name the file to give up in dataset.leave_out"
+    )
 
 
 def find_lookalikes(members: Sequence[Member], looks: Mapping[str, bytes]) -> list[Lookalikes]:
@@ -101,7 +105,7 @@ def require_no_lookalikes(pairs: Sequence[Lookalikes]) -> None:
     """
     if pairs:
         named = [f"{pair.a.origin} ({pair.a.side}) and {pair.b.origin} ({pair.b.side}): alike ({pair.score:.2f})" for pair in pairs]
-        count = f"{len(pairs)} leaks" if len(pairs) < MAX_FOUND else f"at least {len(pairs)} leaks"
+        count = counted(len(pairs), "leak") if len(pairs) < MAX_FOUND else f"at least {len(pairs)} leaks"
         raise LeakError(f"{count} between the sides of the split: {listed(named)}; {WAY_OUT}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.core.errors import counted
 from pipelines.core.io import write_jsonl, write_metrics
 from pipelines.core.params import LabelingParams, Params
 from pipelines.core.records import read_annotations, read_manifest, write_annotations
@@ -77,5 +78,5 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "
         f"{states['conflict']} in conflict, {synced.metrics['unlabeled_images']} unlabeled; "
-        f"{synced.metrics['boxes']} boxes, {len(synced.issues)} issues"
+        f"{synced.metrics['boxes']} boxes, {counted(len(synced.issues), 'issue')}"
     )

@@ -33,7 +33,7 @@
     );
     const order = form.elements.order.value;
     if (order !== "rank_score") shown.sort((a, b) => (b[order] ?? -1) - (a[order] ?? -1)); // they come in the order of rank_score, and sorting is stable
-    count.textContent = `${shown.length} of ${all.length} cases`;
+    count.textContent = `${shown.length} of ${all.length} ${all.length === 1 ? "case" : "cases"}`;
     current = 0;
     view.scrollTop = 0;
     renew();

@@ -105,6 +105,7 @@ def _environment() -> Environment:
         "percent": text.percent,
         "points": text.points,
         "count": text.count,
+        "counted": text.counted,
         "decimal": text.decimal,
         "ms": text.milliseconds,
         "seconds": text.seconds,

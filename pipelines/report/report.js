@@ -16,7 +16,7 @@
       card.hidden = !matches(card);
       shown += card.hidden ? 0 : 1;
     }
-    if (counter) counter.textContent = `${shown} of ${cards.length} pictures shown`;
+    if (counter) counter.textContent = `${shown} of ${cards.length} ${cards.length === 1 ? "picture" : "pictures"} shown`;
   };
 
   const show = (index) => {

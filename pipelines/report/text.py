@@ -27,6 +27,11 @@ def count(value: float | None) -> str | Markup:
     return NOT_MEASURED if value is None else _signed(f"{value:,.0f}").replace(",", THIN)
 
 
+def counted(value: float | None, noun: str) -> str | Markup:
+    """1 is "1 image", 2 is "2 images": for nouns whose plural is an s."""
+    return NOT_MEASURED if value is None else f"{count(value)} {noun if value == 1 else noun + 's'}"
+
+
 def decimal(value: float | None, digits: int = 2) -> str | Markup:
     """A plain number with fixed decimals."""
     return NOT_MEASURED if value is None else _signed(f"{value:,.{digits}f}").replace(",", THIN)

@@ -12,7 +12,7 @@ from pipelines.collect.selection import Interest, Lists, lines_of, unmatched
 from pipelines.collect.summary import collection_metrics
 from pipelines.core.champion import read_champions
 from pipelines.core.cli import stage_main
-from pipelines.core.errors import MissingInputError
+from pipelines.core.errors import MissingInputError, counted
 from pipelines.core.io import require_file, require_folder, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_manifest, write_manifest
@@ -38,7 +38,12 @@ def work(args: argparse.Namespace) -> None:
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
     metrics["list_lines_unmatched"] = {name: unmatched(collection.table, lines) for name, lines in (("pick", lists.pick), ("reject", lists.reject))}
     write_metrics(args.metrics, metrics)
-    print(f"collect: {metrics['kept']} images kept, {metrics['dropped']} files dropped, {metrics['near_duplicate_pairs']} near-duplicates linked")
+    kept, dropped, linked = (
+        counted(metrics["kept"], "image"),
+        counted(metrics["dropped"], "file"),
+        counted(metrics["near_duplicate_pairs"], "near-duplicate"),
+    )
+    print(f"collect: {kept} kept, {dropped} dropped, {linked} linked")
 
 
 def _wishes(params: Params, lists: Lists, *, screened: bool) -> Wishes:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipelines.core.cli import stage_main
 from pipelines.core.columns import DetectionColumns, TruthColumns, detections_from_images, truth_from_images
-from pipelines.core.errors import DataError
+from pipelines.core.errors import DataError, counted
 from pipelines.core.images import read_image
 from pipelines.core.io import json_text, read_json, write_folder, write_jsonl, write_metrics, write_text
 from pipelines.core.params import MineParams, Params, load_params
@@ -78,7 +78,7 @@ def work(args: argparse.Namespace) -> None:
     write_jsonl(args.ranked, ranked)
     write_metrics(args.metrics, metrics)
     listed = ", ".join(f"{kind} {count}" for kind, count in kind_counts(rows["kind"]).items())
-    print(f"mine: {len(rows)} wrong boxes ({listed}), {len(ranked)} images ranked")
+    print(f"mine: {len(rows)} wrong boxes ({listed}), {counted(len(ranked), 'image')} ranked")
 
 
 def _thresholds(path: Path, classes: Sequence[str]) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.core.cli import stage_main
 from pipelines.core.columns import detections_from_images, truth_from_images
+from pipelines.core.errors import counted
 from pipelines.core.io import read_json, write_jsonl, write_metrics
 from pipelines.core.params import load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
@@ -55,7 +56,8 @@ def work(args: argparse.Namespace) -> None:
     write_jsonl(args.labels, sorted(rows, key=lambda row: (-row["score"], row["image_id"])))
     write_jsonl(args.tracks, tracks)
     write_metrics(args.metrics, metrics)
-    print(f"suspects: {len(rows)} labels of {', '.join(judged)}; {len(tracks)} oddities in {metrics['tracks']['sequences']} sequences of images")
+    sequences = counted(metrics["tracks"]["sequences"], "sequence")
+    print(f"suspects: {counted(len(rows), 'label')} of {', '.join(judged)}; oddities in {sequences} of images: {len(tracks)}")
 
 
 def _suspects(samples: Sequence[Sample], split: Split, detections: Mapping[str, Detections], classes: Sequence[str], min_score: float) -> list[Row]:

@@ -6,6 +6,7 @@ import argparse
 import shutil
 
 from pipelines.core.cli import stage_main
+from pipelines.core.errors import counted
 from pipelines.core.io import json_text, new_folder, require_file, require_folder, write_text
 from pipelines.core.params import load_params
 from pipelines.core.records import write_detections
@@ -32,7 +33,7 @@ def work(args: argparse.Namespace) -> None:
         write_detections(folder / "train.parquet", found, params.class_names)
         write_text(folder / "folds.json", json_text({"folds": folds, "detections": sum(len(item) for item in found.values())}))
     shutil.rmtree(args.work, ignore_errors=True)
-    print(f"folds: {folds} models, {len(found)} train images with detections" if folds else "folds: none (mine.folds is 0)")
+    print(f"folds: {folds} models, {counted(len(found), 'train image')} with detections" if folds else "folds: none (mine.folds is 0)")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import ServerError
+from pipelines.core.errors import ServerError, counted
 from pipelines.core.io import canonical_json, iter_jsonl, new_file
 from pipelines.labeling.resolve import moment
 from pipelines.labeling.server.project import Bar, Counters, Project
@@ -40,13 +40,13 @@ def pull(project: Project, cache: Path, note: Callable[[str], None], bar: Bar) -
         fresh = {int(row["id"]): _line(row) for row in bar(project.tasks(changed), "changed tasks")} if changed else {}
         current = {task_id: line for task_id, line in kept.items() if task_id not in set(changed)} | fresh
         if _count(current.values()) == counters:
-            note(f"{len(changed)} of {len(current)} tasks changed")
+            note(f"{len(changed)} of {counted(len(current), 'task')} changed")
             if changed:
                 _write(cache, project, current)
             return cache
         note("tasks or annotations were deleted: everything is fetched")
     everything = {int(row["id"]): _line(row) for row in bar(project.tasks(), "tasks")}
-    note(f"{len(everything)} tasks fetched")
+    note(f"{counted(len(everything), 'task')} fetched")
     _write(cache, project, everything)
     return cache
 
