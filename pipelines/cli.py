@@ -17,7 +17,7 @@ COMMANDS: dict[str, str] = {
     "analyze": "tell what is wrong with any model's detections (COCO files): COCO and TIDE figures, a row for each wrong box",
     "labels": "talk with Label Studio: status, push, pull, progress; serve and stop one on this machine",
     "export-dataset": "write the dataset as other tools want it (yolo, coco, voc, labelstudio)",
-    "queue": "turn the mined list into the round's queue for people",
+    "queue": "propose what to ask people next, and make it the round's queue",
     "suite": "take confirmed bad cases into the regression suite, and show it",
     "promote": "make this round's model the champion that later ones are held against",
     "noise": "train a few times with other seeds, so that the champion gate knows their noise",
@@ -25,7 +25,7 @@ COMMANDS: dict[str, str] = {
     "parity": "hold one runner against another: boxes, the name of the fault, the first layer that differs",
     "ops": "list the operators of an ONNX model that a target lacks, and what to do",
     "engine": "build TensorRT engines from a bundle, on the machine that is to run them",
-    "bundle": "test a released bundle on its golden vectors",
+    "bundle": "test a released bundle on its golden vectors; write a Triton model repository or a container's build context",
     "serve": "answer images over HTTP with a released bundle",
     "report": "say where the report lies",
 }

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipelines.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ("pipelines", "training", "export")
 
@@ -204,6 +206,16 @@ def test_nothing_runs_at_import(module: str) -> None:
     for node in ast.parse(FILES[module].read_text()).body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) not in AT_IMPORT:
             pytest.fail(f"{module} line {node.lineno} calls {ast.unparse(node.value.func)} at import")
+
+
+def test_the_readme_names_every_stage_and_no_command_that_is_not_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    unnamed = [name for name in stages() if f"`{name}`" not in text]
+    assert not unnamed, "name these stages in the README's table"
+    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, re.DOTALL))
+    named = set(re.findall(r"^`?detloop ([\w-]+)", code, re.MULTILINE))
+    assert len(named) > 10
+    assert named <= set(COMMANDS), "the README names commands that are not there"
 
 
 def test_no_address_or_machine_path_is_committed() -> None:
