@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from pipelines.core.errors import LeakError
 from pipelines.core.types import Annotation, Box, Split
 from pipelines.dataset.assignments import Assignment
 from pipelines.dataset.balance import Load, deal
+from pipelines.dataset.items import COPIES
 from pipelines.dataset.leaks import require_no_leak
 from pipelines.dataset.links import Item, link
 from pipelines.dataset.split import SplitPlan, plan_split
@@ -95,7 +97,7 @@ def test_adding_data_in_any_order_never_moves_an_image(world: tuple[list[Item], 
                 sides[entry.source, entry.group].add(found.assignments[entry.image_id].split)
         assert all(len(found_sides) == 1 for found_sides in sides.values()), "a group was cut"
         by_id = {entry.image_id: entry for entry in present}
-        require_no_leak({side: [by_id[name] for name, at in found.side_of.items() if at == side] for side in FRACTIONS})
+        require_no_leak(of_sides({side: [by_id[name] for name, at in found.side_of.items() if at == side] for side in FRACTIONS}))
         again = plan_split(present, labels, found.assignments, CLASSES, FRACTIONS, use_given=True, seed=0)
         assert (again.side_of, again.cross, again.assignments, again.added) == (found.side_of, found.cross, found.assignments, 0)
         side_of_component: dict[str, Split] = {}
@@ -119,7 +121,7 @@ def test_twenty_additions_in_random_order_move_nobody(seed: int) -> None:
         found = plan_split(present, labels, history, CLASSES, FRACTIONS, use_given=True, seed=seed)
         assert all(found.assignments[name] == entry for name, entry in history.items())
         by_id = {entry.image_id: entry for entry in present}
-        require_no_leak({side: [by_id[name] for name, at in found.side_of.items() if at == side] for side in FRACTIONS})
+        require_no_leak(of_sides({side: [by_id[name] for name, at in found.side_of.items() if at == side] for side in FRACTIONS}))
         history = found.assignments
     assert len(history) == 600
 
@@ -297,18 +299,34 @@ LEAKS: dict[str, tuple[list[Item], list[Item], str]] = {
 }
 
 
+def of_sides(sides: dict[Split, list[Item]]) -> pl.DataFrame:
+    """What the gate sees of the items on each side."""
+    rows = [
+        {
+            "split": side,
+            "own_group": entry.group,
+            "copies": [{"source": source, "group": group} for source, group in entry.copies],
+            **{name: getattr(entry, name) for name in ("image_id", "origin", "source", "near_group")},
+        }
+        for side, items in sides.items()
+        for entry in items
+    ]
+    texts = ("split", "own_group", "image_id", "origin", "source", "near_group")
+    return pl.DataFrame(rows, schema={**dict.fromkeys(texts, pl.String), "copies": COPIES})
+
+
 @pytest.mark.parametrize("name", LEAKS)
 @pytest.mark.parametrize("sides", [("train", "test"), ("val", "train"), ("test", "val")], ids=str)
 def test_a_planted_leak_is_found(name: str, sides: tuple[Split, Split]) -> None:
     one, other, kind = LEAKS[name]
     clean: dict[Split, list[Item]] = {side: [item(f"{side}{number}", f"{side}g") for number in range(4)] for side in FRACTIONS}
-    require_no_leak(clean)
+    require_no_leak(of_sides(clean))
     clean[sides[0]] = clean[sides[0]] + one
     clean[sides[1]] = clean[sides[1]] + other
     with pytest.raises(LeakError, match=kind) as caught:
-        require_no_leak(clean)
+        require_no_leak(of_sides(clean))
     assert all(f"{entry.origin} ({side})" in str(caught.value) for entry, side in zip([*one, *other], sides, strict=True))
 
 
 def test_the_gate_passes_pairs_on_one_side_and_an_empty_split() -> None:
-    require_no_leak({"train": [item("a", "g", near="a"), item("b", "g", near="a")], "val": [], "test": []})
+    require_no_leak(of_sides({"train": [item("a", "g", near="a"), item("b", "g", near="a")], "val": [], "test": []}))

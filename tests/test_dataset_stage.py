@@ -52,7 +52,7 @@ def build(folder: Path, rows: list[dict[str, Any]], labels: list[Annotation], pa
         "raw": "raw",
         "assignments": "splits/assignments.jsonl",
         "rounds": "splits/rounds.jsonl",
-        "looks": "splits/looks.parquet",
+        "work": "work",
         "metrics": "dataset.json",
     }
     work(argparse.Namespace(params=folder / "params.yaml", dataset=folder / "dataset", **{key: folder / name for key, name in names.items()}))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pipelines.core.errors import LeakError, MissingInputError
 from pipelines.core.records import read_manifest, read_samples, write_annotations
 from pipelines.core.types import Annotation, Box
-from pipelines.dataset.alike import MIN_ALIGNED_IN_BURST, RULES, aligned, alike_pairs, coarse_cells
-from pipelines.dataset.leaks import Member, find_lookalikes
-from pipelines.dataset.looks import THUMBNAIL_PX, read_looks, thumbnail, thumbnails_of
+from pipelines.dataset.alike import MIN_ALIGNED_IN_BURST, RULES, aligned, alike_pairs
+from pipelines.dataset.leaks import Lookalikes, Member, find_lookalikes
+from pipelines.dataset.looks import THUMBNAIL_PX, Looks, coarse_cells, thumbnail
 from pipelines.stages import collect, dataset
 from tests.workspace import ROOT, stage_commands
 
@@ -157,7 +157,7 @@ def test_frames_of_one_moment_are_held_to_a_lower_bar(smears: Project, clip: lis
     smears.run()
     for name, moment in (("frame.jpg", "2026-03-01T10:00:00.000Z"), ("later.jpg", "2026-03-01T10:00:00.300Z")):
         next(row for row in smears.log if row["file"] == name)["captured_at"] = moment
-    (smears.folder / "data/splits/looks.parquet").unlink()  # pairs that passed are not looked at again
+    shutil.rmtree(smears.folder / "data/work/dataset")  # pairs that passed are not looked at again
     with pytest.raises(LeakError, match=r"lab/later.jpg \(test\) and lab/frame.jpg \(train\)|lab/frame.jpg \(train\) and lab/later.jpg \(test\)"):
         smears.run()
 
@@ -171,11 +171,20 @@ def test_what_counts_as_one_moment(clip: list[Picture], moments: tuple[str, str]
     a, b = walking(clip)
     looks = {"a": thumbnail(encoded(a), (384, 216), "a"), "b": thumbnail(encoded(b), (384, 216), "b")}
     members = [Member(name, name, side, "cam", moment, False, None) for name, side, moment in zip("ab", ("train", "test"), moments, strict=True)]
-    assert len(find_lookalikes(members, looks)) == expected
+    assert len(lookalikes(members, looks)) == expected
     # the stamp of an upload: a hundred others share it
     crowd = [Member(f"c{number}", "c", "train", "cam", moments[0], False, None) for number in range(100)]
     others = {member.image_id: np.random.default_rng(int(member.image_id[1:])).bytes(THUMBNAIL_PX**2) for member in crowd}
-    assert not find_lookalikes([*members, *crowd], {**looks, **others})
+    assert not lookalikes([*members, *crowd], {**looks, **others})
+
+
+def lookalikes(members: list[Member], looks: dict[str, bytes]) -> list[Lookalikes]:
+    """The pairs that the gate finds among members whose thumbnails are `looks`."""
+    thumbnails = np.stack([np.frombuffer(content, np.uint8).reshape(THUMBNAIL_PX, THUMBNAIL_PX) for content in looks.values()])
+    schema = {name: pl.Boolean if name == "given" else pl.String for name in Member.__annotations__}
+    table = pl.DataFrame([vars(member) for member in members], schema=schema)
+    places = [list(looks).index(member.image_id) for member in members]
+    return find_lookalikes(table.with_columns(place=pl.Series(places, dtype=pl.Int64)), thumbnails, coarse_cells(thumbnails))
 
 
 def walking(clip: list[Picture]) -> tuple[Picture, Picture]:
@@ -244,19 +253,44 @@ def test_any_split_of_bccd_is_free_of_false_stops(shared: Path) -> None:
 
 def test_only_new_images_are_read_again(smears: Project) -> None:
     smears.run()
-    known = read_looks(smears.folder / "data/splits/looks.parquet", RULES)
-    sides = [read_samples(smears.folder / f"data/dataset/{side}.jsonl") for side in ("train", "val", "test")]
-    assert {image_id: look.passed for image_id, look in known.items()} == {
-        sample.image_id: side for side, samples in zip(("train", "val", "test"), sides, strict=True) for sample in samples
-    }
-    assert all(look.passed is None for look in read_looks(smears.folder / "data/splits/looks.parquet", "other rules").values())
-    old, new = sides[0][0], sides[1][0]
+    work = smears.folder / "data/work/dataset"
+    sides = {side: read_samples(smears.folder / f"data/dataset/{side}.jsonl") for side in ("train", "val", "test")}
+    assert dict(Looks(work).passed(RULES).iter_rows()) == {sample.image_id: side for side, samples in sides.items() for sample in samples}
+    assert Looks(work).passed("other rules").is_empty()
+    old = sides["train"][0]
     (smears.folder / "data/raw" / old.path).unlink()
-    assert thumbnails_of([old], known, smears.folder / "data/raw")[old.image_id] == known[old.image_id].thumbnail
-    made = thumbnails_of([new], {}, smears.folder / "data/raw")
-    assert made[new.image_id] == known[new.image_id].thumbnail
+    wanted = pl.DataFrame([{name: getattr(old, name) for name in ("image_id", "path", "width_px", "height_px")}])
+    Looks(work).require(wanted, smears.folder / "data/raw")  # it is known, so its file is not wanted
     with pytest.raises(MissingInputError, match=f"{old.image_id}.jpg is missing"):
-        thumbnails_of([old], {}, smears.folder / "data/raw")
+        Looks(smears.folder / "elsewhere").require(wanted, smears.folder / "data/raw")
+
+
+def test_a_lost_or_torn_work_folder_changes_nothing(smears: Project) -> None:
+    """Each file of it cut in half or gone: the next run makes it anew, and the dataset stays the same."""
+    smears.run()
+    before = {path.name: path.read_bytes() for path in (smears.folder / "data/dataset").iterdir()}
+    (folder,) = (smears.folder / "data/work/dataset").iterdir()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(whole) == 4
+    for name in whole:
+        for content in (None, whole[name][: len(whole[name]) // 2]):
+            (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+            smears.run()
+            assert {path.name: path.read_bytes() for path in (smears.folder / "data/dataset").iterdir()} == before
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_looks_of_images_that_left_are_forgotten_in_the_end(tmp_path: Path) -> None:
+    """Known looks survive when the others go; which they do once they are the most of many."""
+    names = [f"{number:05d}" for number in range(9000)]
+    pictures = np.random.default_rng(0).integers(0, 255, (len(names), THUMBNAIL_PX**2), dtype=np.uint8)
+    looks = Looks(tmp_path)
+    looks.add(pl.Series("image_id", names), [picture.tobytes() for picture in pictures])
+    wanted = pl.DataFrame({"image_id": names[:500], "path": "gone.jpg", "width_px": 9, "height_px": 9})
+    looks.require(wanted, tmp_path)
+    again = Looks(tmp_path)
+    assert again.places["image_id"].to_list() == names[:500]
+    assert np.array_equal(again.thumbnails.reshape(500, -1), pictures[:500])
 
 
 def test_pairs_that_passed_are_left_alone_and_new_ones_are_not() -> None:
@@ -268,7 +302,7 @@ def test_pairs_that_passed_are_left_alone_and_new_ones_are_not() -> None:
             Member(image_id, f"{image_id}.jpg", side, "cam", None, False, before)
             for image_id, side, before in zip("ab", ("train", "test"), passed, strict=True)
         ]
-        assert len(find_lookalikes(members, looks)) == expected
+        assert len(lookalikes(members, looks)) == expected
 
 
 def test_a_record_of_sides_that_was_edited_by_hand_stops_the_run(smears: Project) -> None:

@@ -10,11 +10,10 @@ Everything is keyed by the code and the libraries that measure; what other code 
 
 from __future__ import annotations
 
-import inspect
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -26,7 +25,7 @@ from pipelines.collect import hash_index, measure, near
 from pipelines.collect.measure import THUMBNAIL_PX
 from pipelines.core import containers
 from pipelines.core.errors import DetloopError
-from pipelines.core.io import sha256_bytes
+from pipelines.core.io import append_bytes, code_key, sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
 _PREFIX = "measured-"
@@ -99,12 +98,7 @@ class Cache:
             places.append(None if thumbnail is None else have + len(content))
             if thumbnail is not None:
                 content.append(thumbnail)
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            file.truncate(have * _THUMBNAIL_BYTES)  # what a killed run appended without a segment that speaks of it
-            file.seek(0, os.SEEK_END)
-            file.write(b"".join(content))
-            file.flush()
-            os.fsync(file.fileno())
+        append_bytes(path, b"".join(content), have * _THUMBNAIL_BYTES)  # cuts what a killed run appended without a segment that speaks of it
         segment = found.with_columns(pl.Series("thumbnail_at", places, dtype=pl.Int64)).select(list(MEASURED_SCHEMA))
         self._write_segment(segment)
         self.measured = pl.concat([self.measured, segment])
@@ -150,6 +144,5 @@ def _thumbnails_in(measured: pl.DataFrame) -> int:
     return last + 1 if isinstance(last, int) else 0
 
 
-def _code_key(*modules: object) -> str:
-    code = [inspect.getsource(module) for module in modules]  # type: ignore[arg-type]
-    return sha256_bytes(repr([code, cv2.__version__, np.__version__, simplejpeg.__version__]).encode())[:16]
+def _code_key(*modules: ModuleType) -> str:
+    return code_key(modules, [cv2.__version__, np.__version__, simplejpeg.__version__])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from pipelines.core.errors import DataError, MissingInputError
@@ -81,6 +83,21 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` as `new_file` does."""
     with new_file(path) as file:
         file.write(content)
+
+
+def append_bytes(path: Path, content: bytes, at: int) -> None:
+    """Cut a file at `at` bytes, or make it, and write `content` there: for a file whose valid length another one tells, written after it."""
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(at)
+        file.seek(at)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def code_key(modules: Sequence[ModuleType], versions: Sequence[str]) -> str:
+    """16 hex digits that change with the source of `modules` and the `versions` of libraries: what a cache of their results is kept under."""
+    return sha256_bytes(repr([[inspect.getsource(module) for module in modules], *versions]).encode())[:16]
 
 
 def link_or_copy(source: Path, target: Path) -> None:

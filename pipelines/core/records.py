@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from pipelines.core.errors import ClassContractError, DataError
 from pipelines.core.io import iter_jsonl, jsonl_text, write_jsonl, write_text
-from pipelines.core.tables import DETECTIONS_SCHEMA, FEATURES_SCHEMA, MANIFEST_SCHEMA, read_parquet, write_parquet
+from pipelines.core.tables import (
+    ANNOTATIONS_SCHEMA,
+    BOXES,
+    DETECTIONS_SCHEMA,
+    FEATURES_SCHEMA,
+    MANIFEST_SCHEMA,
+    read_jsonl_table,
+    read_parquet,
+    write_parquet,
+)
 from pipelines.core.types import Annotation, Box, Detections, GroundTruth, Sample
 
 Record = TypeVar("Record")
@@ -34,6 +43,42 @@ def write_manifest(path: Path, frame: pl.DataFrame) -> None:
 def read_annotations(path: Path) -> list[Annotation]:
     """The annotations snapshot, in file order (sorted by image_id)."""
     return [_parsed(path, row, annotation_from_row) for row in iter_jsonl(path)]
+
+
+def read_annotations_table(path: Path) -> pl.DataFrame:
+    """The annotations snapshot as ANNOTATIONS_SCHEMA, in file order, boxes as `write_annotations` leaves them.
+
+    A file that it wrote is read as a whole, one that was edited line by line.
+    """
+    table = read_jsonl_table(path, ANNOTATIONS_SCHEMA)
+    if table is not None and not table.null_count().select("boxes", "image_id").sum_horizontal().item() and _boxes_are_canonical(table["boxes"]):
+        return table
+    rows = [row_from_annotation(item) for item in read_annotations(path)]
+    try:
+        return pl.DataFrame(rows, schema=ANNOTATIONS_SCHEMA)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} has a line of another form ({error!r}): run `dvc repro` to write it anew") from error
+
+
+def _boxes_are_canonical(boxes: pl.Series) -> bool:
+    """Whether they are sorted and rounded as `_row_from_boxes` does it."""
+    if not boxes.explode().struct.field("xyxy").list.len().eq(4).all():
+        return False
+    flat = box_columns(boxes)
+    numbers = flat.select("x1", "y1", "x2", "y2").to_numpy()
+    if not np.array_equal(np.round(numbers * 10**BOX_DIGITS) / 10**BOX_DIGITS, numbers):
+        return False
+    keys = ["row", "class", "x1", "y1", "x2", "y2"]
+    return bool(flat.select(keys).equals(flat.select(keys).sort(keys)))
+
+
+def box_columns(boxes: pl.Series) -> pl.DataFrame:
+    """A column of boxes (BOXES) as one row a box: `row` (which entry of the column), `class`, `x1`, `y1`, `x2`, `y2`."""
+    flat = pl.DataFrame({"row": np.arange(len(boxes)), "box": boxes}, schema={"row": pl.Int64, "box": BOXES}).explode("box", empty_as_null=False)
+    corners = pl.col("box").struct.field("xyxy")
+    return flat.select(
+        "row", pl.col("box").struct.field("class"), *(corners.list.get(place).alias(name) for place, name in enumerate(("x1", "y1", "x2", "y2")))
+    )
 
 
 def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:

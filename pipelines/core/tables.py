@@ -1,4 +1,5 @@
-"""The tables on disk: their columns, and parquet files that are complete when they exist, the same bytes for the same rows. Owner of polars in core.
+"""The tables on disk: their columns, parquet files that are complete when they exist, the same bytes for the same rows, and JSON lines as tables.
+Owner of polars in core.
 
 Apart from `pipelines.core.io` and `pipelines.core.types` so that whoever only runs a shipped model needs no polars.
 """
@@ -56,6 +57,34 @@ DETECTIONS_SCHEMA: dict[str, pl.DataType] = {
 # data/predictions/features.parquet: one row an image, sorted by image_id: what the detector sees in it, unit length.
 FEATURES_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "feature": pl.List(pl.Float32())}
 
+# data/labels/annotations.jsonl as a table, one row a line; see `pipelines.core.types.Annotation`.
+BOXES = pl.List(pl.Struct({"class": pl.String(), "xyxy": pl.List(pl.Float64())}))
+ANNOTATIONS_SCHEMA: dict[str, pl.DataType] = {
+    "annotated_at": pl.String(),
+    "annotation_ids": pl.List(pl.String()),
+    "annotators": pl.List(pl.String()),
+    "boxes": BOXES,
+    "height_px": pl.Int64(),
+    "image_id": pl.String(),
+    "source": pl.String(),
+    "state": pl.String(),
+    "width_px": pl.Int64(),
+}
+
+# data/dataset/{train,val,test,pool}.jsonl as a table, one row a line; see `pipelines.core.types.Sample`.
+SAMPLES_SCHEMA: dict[str, pl.DataType] = {
+    "boxes": BOXES,
+    "brightness": pl.Float64(),
+    "captured_at": pl.String(),
+    "group": pl.String(),
+    "height_px": pl.Int64(),
+    "image_id": pl.String(),
+    "path": pl.String(),
+    "source": pl.String(),
+    "state": pl.String(),
+    "width_px": pl.Int64(),
+}
+
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically, with settings that give the same bytes for the same rows."""
@@ -79,3 +108,29 @@ def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc re
     if dict(frame.schema) != dict(schema):
         raise DataError(f"{path} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
     return frame
+
+
+def jsonl_bytes(frame: pl.DataFrame) -> bytes:
+    """One canonical JSON line a row, as `pipelines.core.io.canonical_json` writes it, if no float but 0 is below 0.001."""
+    buffer = io.BytesIO()
+    frame.select(sorted(frame.columns)).write_ndjson(buffer)
+    return buffer.getvalue()
+
+
+def read_jsonl_table(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame | None:
+    """The canonical JSON lines of a file as a table with the columns of `schema`; None where a line is not exactly what `jsonl_bytes` writes.
+
+    Such a file is for a reader that knows what may differ, and that names the line.
+
+    Raises:
+        MissingInputError: no such file.
+    """
+    require_file(path, hint)
+    kind = pl.Struct({name: schema[name] for name in sorted(schema)})
+    try:
+        lines = pl.read_lines(path).to_series()
+        table = lines.str.json_decode(kind)
+        again = table.struct.json_encode()
+    except pl.exceptions.PolarsError:
+        return None
+    return table.struct.unnest() if again.equals(lines, check_names=False, null_equal=False) else None

@@ -21,16 +21,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.dataset.looks import THUMBNAIL_PX, Thumbnail
+from pipelines.dataset.looks import MIN_DEVIATION, THUMBNAIL_PX, Floats, Thumbnail
 
 # How they were found stands in DECISIONS.md ("The leak gate looks at the pictures").
 MIN_COARSE, MIN_TANGENT, MIN_ALIGNED = 0.82, 0.94, 0.90
 MIN_ALIGNED_IN_BURST = 0.75  # frames of one source that were taken within moments may have moved further
 RULES = f"1 {MIN_COARSE} {MIN_TANGENT} {MIN_ALIGNED} {MIN_ALIGNED_IN_BURST}"
 
-_COARSE_PX, _TANGENT_PX = 8, 16
+_TANGENT_PX = 16
 _TANGENT_BLUR, _ALIGNED_BLUR = 0.7, 0.8  # standard deviation in cells
-_MIN_DEVIATION = 1.0  # grey levels; below, a picture has nothing to correlate
 _BLOCK_CELLS = 1 << 23  # correlations in memory at once, 32 MB
 _BLOCK_PAIRS = 2048
 _MIN_OVERLAP = 0.6
@@ -38,7 +37,6 @@ _MAX_STRETCH, _MAX_SHIFT = 0.15, 0.16  # of an alignment, as fractions; beyond, 
 _OVEREXPOSED = 247
 _ECC_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 60, 1e-5)
 
-Floats = NDArray[np.float32]
 Pairs = NDArray[np.int64]
 
 
@@ -59,9 +57,10 @@ def alike_pairs(thumbnails: Thumbnail, coarse: Floats, first: Sequence[int], sec
     if not first or not second:
         return
     a, b = np.array(first), np.array(second)
+    across = coarse[b].T
     rows = max(1, _BLOCK_CELLS // len(b))
     for start in range(0, len(a), rows):
-        i, j = np.nonzero(coarse[a[start : start + rows]] @ coarse[b].T >= MIN_COARSE)
+        i, j = np.nonzero(coarse[a[start : start + rows]] @ across >= MIN_COARSE)
         pairs = np.stack([a[start + i], b[j]], axis=1)
         for at in range(0, len(pairs), _BLOCK_PAIRS):
             block = pairs[at : at + _BLOCK_PAIRS]
@@ -74,7 +73,7 @@ def alike_pairs(thumbnails: Thumbnail, coarse: Floats, first: Sequence[int], sec
 def aligned(one: Thumbnail, other: Thumbnail, shifted: bool = False) -> float:
     """Correlation of two thumbnails laid on each other as well as possible; with `shifted` also from a start by phase correlation."""
     a, b = one.astype(np.float32), other.astype(np.float32)
-    if min(a.std(), b.std()) < _MIN_DEVIATION:
+    if min(a.std(), b.std()) < MIN_DEVIATION:
         return 0.0
     start = np.eye(2, 3, dtype=np.float32)
     everywhere = np.full(a.shape, 255, dtype=np.uint8)
@@ -89,16 +88,6 @@ def aligned(one: Thumbnail, other: Thumbnail, shifted: bool = False) -> float:
                 continue
             best = max(best, _agreement(target, moving, np.asarray(warp, dtype=np.float32)))
     return best
-
-
-def coarse_cells(thumbnails: Thumbnail) -> Floats:
-    """Centred 8x8 cells of unit length, (N, 64); zeros for pictures without contrast."""
-    side = THUMBNAIL_PX // _COARSE_PX
-    cells = thumbnails.reshape(len(thumbnails), _COARSE_PX, side, _COARSE_PX, side).mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbnails), -1)
-    cells -= cells.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(cells, axis=1, keepdims=True)
-    result: Floats = np.where(length >= _MIN_DEVIATION * _COARSE_PX, cells / np.maximum(length, 1e-6), 0).astype(np.float32)
-    return result
 
 
 def _tangent(thumbnails: Thumbnail, pairs: Pairs) -> Floats:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import polars as pl
+
 from pipelines.core.errors import DataError, LeakError, listed
-from pipelines.core.io import iter_jsonl, write_jsonl
+from pipelines.core.io import iter_jsonl, write_bytes
+from pipelines.core.tables import jsonl_bytes, read_jsonl_table
 from pipelines.core.types import LABELED_SPLITS, Split
 
-_KEYS = {"image_id", "split", "component"}
+ASSIGNMENTS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "split": pl.String(), "component": pl.String()}
+_HINT = "restore it from git"
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,13 @@ def read_assignments(path: Path) -> dict[str, Assignment]:
     if not path.exists():
         return found
     sides: dict[str, Split] = {name: name for name in get_args(Split) if name in LABELED_SPLITS}
-    for number, row in enumerate(iter_jsonl(path, "restore it from git"), start=1):
-        if set(row) != _KEYS or not isinstance(row["image_id"], str) or not isinstance(row["component"], str) or row["split"] not in sides:
+    for number, row in enumerate(iter_jsonl(path, _HINT), start=1):
+        if (
+            set(row) != set(ASSIGNMENTS_SCHEMA)
+            or not isinstance(row["image_id"], str)
+            or not isinstance(row["component"], str)
+            or row["split"] not in sides
+        ):
             problems.append(f"entry {number} is not image_id, split (train, val or test) and component")
             continue
         entry = Assignment(row["image_id"], sides[row["split"]], row["component"])
@@ -55,7 +63,17 @@ def read_assignments(path: Path) -> dict[str, Assignment]:
     return found
 
 
-def write_assignments(path: Path, assignments: Iterable[Assignment]) -> None:
+def read_assignments_table(path: Path) -> pl.DataFrame:
+    """As `read_assignments`, as a table (ASSIGNMENTS_SCHEMA): as a whole where the file is as `write_assignments` leaves it, else line by line."""
+    table = read_jsonl_table(path, ASSIGNMENTS_SCHEMA, _HINT) if path.exists() else None
+    if table is not None:
+        table = table.select(list(ASSIGNMENTS_SCHEMA))
+        sides = table["split"].is_in(list(LABELED_SPLITS)).all() and not table.null_count().sum_horizontal().sum()
+        if sides and table["image_id"].is_unique().all() and len(table.unique(["component", "split"])) == table["component"].n_unique():
+            return table
+    return pl.DataFrame([vars(entry) for entry in read_assignments(path).values()], schema=ASSIGNMENTS_SCHEMA)
+
+
+def write_assignments(path: Path, assignments: pl.DataFrame) -> None:
     """Write all lines, sorted by image_id."""
-    rows = [{"image_id": item.image_id, "split": item.split, "component": item.component} for item in assignments]
-    write_jsonl(path, sorted(rows, key=lambda row: row["image_id"]))
+    write_bytes(path, jsonl_bytes(assignments.sort("image_id")))

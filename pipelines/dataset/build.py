@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
 
+import numpy as np
 import polars as pl
 
 from pipelines.core.errors import ClassContractError, DataError, listed
+from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns
 from pipelines.core.slices import SliceLimits
-from pipelines.core.types import SPLITS, Annotation, Sample, Split
-from pipelines.dataset.assignments import Assignment
+from pipelines.core.tables import BOXES, SAMPLES_SCHEMA, jsonl_bytes
+from pipelines.core.types import LABELED_SPLITS, Split
+from pipelines.dataset.assignments import ASSIGNMENTS_SCHEMA, Assignment
+from pipelines.dataset.balance import Load
+from pipelines.dataset.items import item_from_row, items_from_manifest, scoped_group
 from pipelines.dataset.leaks import given_twice_error, require_no_leak
-from pipelines.dataset.links import SIDE_ORDER, Item, highest
+from pipelines.dataset.settled import settled
 from pipelines.dataset.split import SplitPlan, plan_split
 
 IN_DATASET = ("labeled", "verified_empty")
@@ -25,24 +28,39 @@ REASON_LEFT_OUT = "left_out"  # by params.yaml
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples by split. `left` are the images that would be in train, val or test if they did not leave it (`plan.cross`, `left_out`), `dropped` has
-    origins by reason, `orphans` the labels without a kept image, `pool_states` why images are in the pool."""
+    """`samples` has a row for each image of train, val, test and pool, by image_id: the columns of SAMPLES_SCHEMA (brightness unrounded), `split`,
+    `origin`, `given_split`, `light`. `left` has those that would be in train, val or test if they did not leave it (`plan.cross`, `left_out`).
 
-    splits: Mapping[Split, tuple[Sample, ...]]
-    left: Mapping[str, Sample]
+    `boxes` has a row for each box of `samples`: `row`, `class`, its corners, `side_px` (square root of its area). `plan` speaks of the images that
+    were not settled before, `assignments` of all. `dropped` has origins by reason, `orphans` the labels without a kept image, `pool_states` why
+    images are in the pool.
+    """
+
+    samples: pl.DataFrame
+    boxes: pl.DataFrame
+    left: pl.DataFrame
     plan: SplitPlan
-    items: Mapping[str, Item]
+    assignments: pl.DataFrame
+    origin_of: Mapping[str, str]  # of the images that `plan.cross` and `left_out` name
     dropped: Mapping[str, tuple[str, ...]]
     orphans: tuple[str, ...]
     pool_states: Mapping[str, int]
     left_out: tuple[str, ...]
     unknown_left_out: tuple[str, ...]
 
+    def of(self, split: Split) -> pl.DataFrame:
+        """The samples of one split."""
+        return self.samples.filter(pl.col("split") == split)
+
+    def boxes_of(self, split: Split) -> pl.DataFrame:
+        """The boxes of one split."""
+        return self.boxes.filter(pl.col("split") == split)
+
 
 def build_dataset(
     manifest: pl.DataFrame,
-    annotations: Sequence[Annotation],
-    history: Mapping[str, Assignment],
+    annotations: pl.DataFrame,
+    history: pl.DataFrame,
     classes: Sequence[str],
     fractions: Mapping[Split, float],
     *,
@@ -53,6 +71,8 @@ def build_dataset(
 ) -> Dataset:
     """Split the labeled images and put the others into the pool. `leave_out` are origins that stay outside.
 
+    `annotations` are ANNOTATIONS_SCHEMA, `history` ASSIGNMENTS_SCHEMA.
+
     Raises:
         ClassContractError: labels of a class that `classes` lacks.
         LeakError: one image, near-duplicate group or group on two sides.
@@ -62,112 +82,151 @@ def build_dataset(
     found = items_from_manifest(manifest, frozenset(leave_out), limits)
     if use_given and found.given_twice:
         raise given_twice_error(found.given_twice)
-    by_id = {item.image_id: item for item in found.items}
-    kept = {row["image_id"]: row for row in manifest.filter(pl.col("status") == "kept").iter_rows(named=True)}
-    rows = {image_id: kept[image_id] for image_id in by_id}
-    labels = {item.image_id: item for item in annotations}
-    misfits = {i for i, label in labels.items() if i in rows and (label.width_px, label.height_px) != (rows[i]["width_px"], rows[i]["height_px"])}
-    usable = {i: label for i, label in labels.items() if i in rows and i not in misfits and label.state in IN_DATASET}
-    plan = plan_split(found.items, usable, history, classes, fractions, use_given=use_given, seed=seed)
-    pool = [i for i in rows if i not in usable and i not in misfits]
-    members: dict[Split, list[str]] = {split: [] for split in SPLITS}
-    for image_id, side in plan.side_of.items():
-        members[side].append(image_id)
-    require_no_leak({side: [by_id[image_id] for image_id in members[side]] for side in SIDE_ORDER})
-    if not members["train"]:
+    labels = annotations.unique("image_id", keep="last")
+    items = _with_labels(found.items, labels).join(history.select("image_id", pl.col("split").alias("past")), "image_id", "left")
+    items = items.with_columns(waits=pl.col("usable") & pl.col("past").is_null()).sort("image_id")
+    items = items.with_columns(settled=settled(items, use_given))
+    plan = _plan(items, history, classes, fractions, use_given, seed)
+    dealt = pl.DataFrame({"image_id": list(plan.side_of), "dealt": list(plan.side_of.values())}, schema={"image_id": pl.String, "dealt": pl.String})
+    items = items.join(dealt, "image_id", "left", maintain_order="left").with_columns(
+        split=pl.when(~pl.col("usable")).then(pl.lit("pool")).when(pl.col("settled")).then(pl.col("past")).otherwise(pl.col("dealt"))
+    )
+    samples = _samples(items.filter(~pl.col("misfit") & pl.col("split").is_not_null()))
+    labeled = samples.filter(pl.col("split") != "pool")
+    require_no_leak(labeled)
+    if not (samples["split"] == "train").any():
         raise DataError(
-            f"nothing to train on: {len(rows)} images are kept, {len(usable)} of them have a usable label and none is in train;"
+            f"nothing to train on: {len(items)} images are kept, {items['usable'].sum()} of them have a usable label and none is in train;"
             " label images and run `dvc repro` again"
         )
-    members["pool"] = pool
-    states = [labels[i].state if i in labels else "unlabeled" for i in pool]
+    left_out = _with_labels(found.left_out, labels).with_columns(split=pl.lit(None, pl.String))
+    crossed = pl.DataFrame([tie.dropped for tie in plan.cross], schema={"image_id": pl.String})
+    cross = crossed.join(items, "image_id", "left", maintain_order="left")
+    named = crossed["image_id"].to_list() + [tie.kept for tie in plan.cross]
     dropped = {
-        REASON_SIZE: tuple(sorted(by_id[i].origin for i in misfits)),
-        REASON_CROSS: tuple(sorted(by_id[tie.dropped].origin for tie in plan.cross)),
-        REASON_LEFT_OUT: tuple(item.origin for item in found.left_out),
+        REASON_SIZE: items.filter("misfit")["origin"].sort(),
+        REASON_CROSS: cross["origin"].sort(),
+        REASON_LEFT_OUT: found.left_out["origin"],
     }
-    outside = {**{tie.dropped: by_id[tie.dropped] for tie in plan.cross}, **{item.image_id: item for item in found.left_out}}
+    states = items.filter(pl.col("split") == "pool", ~pl.col("misfit"))["label_state"].fill_null("unlabeled")
+    orphans = labels.join(manifest.filter(pl.col("status") == "kept"), "image_id", "anti")["image_id"]
     return Dataset(
-        splits={split: tuple(_sample(rows[i], by_id[i], usable.get(i)) for i in sorted(members[split])) for split in SPLITS},
-        left={image_id: _sample(kept[image_id], item, usable.get(image_id)) for image_id, item in outside.items()},
+        samples=samples,
+        boxes=_boxes(samples),
+        left=pl.concat([_samples(cross), _samples(left_out)]),
         plan=plan,
-        items={**by_id, **outside},
-        dropped={reason: origins for reason, origins in dropped.items() if origins},
-        orphans=tuple(sorted(_orphan(image_id, manifest) for image_id in labels if image_id not in kept)),
-        pool_states={state: states.count(state) for state in ("unlabeled", "skipped", "conflict")},
-        left_out=tuple(item.image_id for item in found.left_out),
-        unknown_left_out=tuple(sorted(set(leave_out) - set(manifest["origin"]))),
+        assignments=_with_new(history, plan.assignments),
+        origin_of=dict(pl.concat([part.select("image_id", "origin") for part in (_named(items, named), found.left_out)]).iter_rows()),
+        dropped={reason: tuple(origins) for reason, origins in dropped.items() if len(origins)},
+        orphans=tuple(sorted(_orphan(image_id, manifest) for image_id in orphans)),
+        pool_states={state: int((states == state).sum()) for state in ("unlabeled", "skipped", "conflict")},
+        left_out=tuple(found.left_out["image_id"]),
+        unknown_left_out=tuple(sorted(set(leave_out) - set(manifest["origin"]))) if leave_out else (),
     )
 
 
-@dataclass(frozen=True)
-class Items:
-    """The kept images; those that `leave_out` names with all their copies; and ((origin, given split), …) of images whose copies disagree."""
-
-    items: tuple[Item, ...]
-    left_out: tuple[Item, ...]
-    given_twice: tuple[tuple[tuple[str, str], ...], ...]
+def split_lines(dataset: Dataset, split: Split) -> bytes:
+    """The file of one split: the lines of `pipelines.core.records.write_samples`."""
+    samples = dataset.of(split).select(list(SAMPLES_SCHEMA))
+    brightness = [round(level, BOX_DIGITS) for level in samples["brightness"]]  # as Python rounds, which polars does not
+    return jsonl_bytes(samples.with_columns(pl.Series("brightness", brightness, dtype=pl.Float64)))
 
 
-def items_from_manifest(manifest: pl.DataFrame, leave_out: frozenset[str], limits: SliceLimits) -> Items:
-    """Kept images with what their exact copies say of them. A file in `leave_out` says nothing."""
-    copies: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in manifest.filter(pl.col("duplicate_of").is_not_null()).iter_rows(named=True):
-        copies[row["duplicate_of"]].append(row)
-    items: list[Item] = []
-    left_out: list[Item] = []
-    twice: list[tuple[tuple[str, str], ...]] = []
-    for row in manifest.filter(pl.col("status") == "kept").iter_rows(named=True):
-        files = [file for file in (row, *copies[row["image_id"]]) if file["origin"] not in leave_out]
-        if not files:
-            left_out.append(_item(row, [row], limits))
-            continue
-        items.append(_item(row, files, limits))
-        if len({file["given_split"] for file in files} - {None}) > 1:
-            twice.append(tuple(sorted((file["origin"], file["given_split"]) for file in files if file["given_split"] is not None)))
-    return Items(tuple(items), tuple(left_out), tuple(sorted(twice)))
+def _with_labels(items: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """`items` with `boxes`, `label_state`, whether the label fits the image's size (`misfit`), and whether the image has a `usable` one."""
+    of_label = labels.select("image_id", "boxes", label_state="state", label_width="width_px", label_height="height_px")
+    table = items.join(of_label, "image_id", "left", maintain_order="left")
+    misfit = (pl.col("label_width") != pl.col("width_px")) | (pl.col("label_height") != pl.col("height_px"))
+    table = table.with_columns(misfit=pl.col("label_state").is_not_null() & misfit.fill_null(value=True))
+    return table.with_columns(usable=pl.col("label_state").is_in(IN_DATASET).fill_null(value=False) & ~pl.col("misfit"))
 
 
-def _item(row: Mapping[str, Any], files: Sequence[Mapping[str, Any]], limits: SliceLimits) -> Item:
-    """`row` with what its `files` say: the first gives source and group, all of them the given split."""
-    sides = {name: name for name in get_args(Split)}
-    given = {sides[file["given_split"]] for file in files if file["given_split"] is not None}
-    own = (files[0]["source"], files[0]["group"])
-    elsewhere = {(file["source"], file["group"]) for file in files[1:] if file["group"] is not None}
-    return Item(
-        image_id=row["image_id"],
-        origin=files[0]["origin"],
-        source=own[0],
-        group=own[1],
-        near_group=row["near_group"],
-        given_split=highest(given) if given else None,
-        light=limits.brightness(row["brightness"]),
-        copies=tuple(sorted(elsewhere - {own})),
+def _plan(
+    items: pl.DataFrame, history: pl.DataFrame, classes: Sequence[str], fractions: Mapping[Split, float], use_given: bool, seed: int
+) -> SplitPlan:
+    """The plan for what is not settled."""
+    open_ = items.filter(~pl.col("settled"))
+    rows = open_.rename({"label_state": "state"}).with_columns(annotators=pl.lit([]), annotation_ids=pl.lit([]), annotated_at=pl.lit(None))
+    labels = [annotation_from_row(row) for row in rows.filter("usable").iter_rows(named=True)]
+    past = history.join(open_, "image_id", "semi")
+    return plan_split(
+        [item_from_row(row) for row in open_.iter_rows(named=True)],
+        {item.image_id: item for item in labels},
+        {row["image_id"]: Assignment(**row) for row in past.iter_rows(named=True)},
+        classes,
+        fractions,
+        use_given=use_given,
+        seed=seed,
+        settled=_loads(items.filter("settled", "usable")),
     )
 
 
-def _require_classes(annotations: Sequence[Annotation], classes: Sequence[str]) -> None:
-    unknown = sorted({box.class_name for item in annotations for box in item.boxes} - set(classes))
+def _loads(items: pl.DataFrame) -> dict[Split, Load]:
+    """What the settled images bring to their sides."""
+    return {
+        side: Load(
+            images=len(part),
+            empty=int((part["label_state"] == "verified_empty").sum()),
+            boxes=counts(box_columns(part["boxes"])["class"]),
+            sources=counts(part["source"]),
+            lights=counts(part["light"]),
+        )
+        for side in LABELED_SPLITS
+        if len(part := items.filter(pl.col("past") == side))
+    }
+
+
+def counts(values: pl.Series) -> dict[str, int]:
+    """How often each value stands in a column, by value."""
+    return dict(values.value_counts().sort(values.name).iter_rows())
+
+
+def _samples(items: pl.DataFrame) -> pl.DataFrame:
+    labeled = pl.col("usable")
+    return items.select(
+        pl.when(labeled).then("boxes").otherwise(pl.lit([], BOXES)).alias("boxes"),
+        "brightness",
+        "captured_at",
+        scoped_group().alias("scoped"),
+        "height_px",
+        "image_id",
+        "path",
+        "source",
+        pl.when(labeled).then("label_state").alias("state"),
+        "width_px",
+        "split",
+        "origin",
+        "given_split",
+        "light",
+        "near_group",
+        "copies",
+        pl.col("group").alias("own_group"),
+    ).rename({"scoped": "group"})
+
+
+def _boxes(samples: pl.DataFrame) -> pl.DataFrame:
+    found = box_columns(samples["boxes"])
+    corners = found.select("x1", "y1", "x2", "y2").to_numpy().reshape(-1, 4)
+    sides = np.sqrt(np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1))
+    return found.with_columns(side_px=sides, split=samples["split"].gather(found["row"]))
+
+
+def _with_new(history: pl.DataFrame, planned: Mapping[str, Assignment]) -> pl.DataFrame:
+    lines = pl.DataFrame([vars(entry) for entry in planned.values()], schema=ASSIGNMENTS_SCHEMA)
+    return pl.concat([history, lines.join(history, "image_id", "anti")]).sort("image_id")
+
+
+def _named(items: pl.DataFrame, image_ids: Sequence[str]) -> pl.DataFrame:
+    return items.filter(pl.col("image_id").is_in(list(image_ids)))
+
+
+def _require_classes(annotations: pl.DataFrame, classes: Sequence[str]) -> None:
+    unknown = sorted(set(box_columns(annotations["boxes"])["class"].unique()) - set(classes))
     if unknown:
         raise ClassContractError(
             f"labels have {len(unknown)} classes that params.yaml lacks: {listed(unknown)}; add them to `classes` (at the end, or as aliases)"
             " and run `dvc repro`"
         )
-
-
-def _sample(row: Mapping[str, Any], item: Item, label: Annotation | None) -> Sample:
-    return Sample(
-        image_id=item.image_id,
-        path=row["path"],
-        width_px=row["width_px"],
-        height_px=row["height_px"],
-        state=label.state if label else None,
-        boxes=label.boxes if label else (),
-        source=item.source,
-        group=item.scoped_group,
-        captured_at=row["captured_at"],
-        brightness=row["brightness"],
-    )
 
 
 def _orphan(image_id: str, manifest: pl.DataFrame) -> str:

@@ -7,20 +7,20 @@ the same sides, is not looked at again.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import combinations, islice
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from pipelines.core.errors import LeakError, counted, listed
-from pipelines.core.types import Split
-from pipelines.dataset.alike import MIN_ALIGNED_IN_BURST, AlikePair, aligned, alike_pairs, coarse_cells
-from pipelines.dataset.links import Item
-from pipelines.dataset.looks import THUMBNAIL_PX, Thumbnail
+from pipelines.dataset.alike import MIN_ALIGNED_IN_BURST, AlikePair, aligned, alike_pairs
+from pipelines.dataset.looks import Floats, Thumbnail
 
+_EPOCH, _TICK = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 BURST_S = 2.0  # frames of one source taken within this time are held to a lower bar
 MAX_BURST = 60  # a time that more images of one source share is no time of a picture, but of a copy or an upload
 MAX_FOUND = 1000  # more leaks than this are not counted: the split as a whole is wrong
@@ -49,27 +49,28 @@ class Lookalikes:
     score: float
 
 
-def require_no_leak(splits: Mapping[Split, Iterable[Item]]) -> None:
+def require_no_leak(samples: pl.DataFrame) -> None:
     """Hold train, val and test against each other by what is known of their images.
+
+    `samples` has `split`, `image_id`, `origin`, `source`, `own_group`, `near_group` and `copies` of each.
 
     Raises:
         LeakError: an image, a near-duplicate group or a group on two sides; the message names a pair for each.
     """
-    seen: dict[tuple[str, ...], dict[Split, str]] = defaultdict(dict)
-    for split, items in splits.items():
-        for item in items:
-            keys: list[tuple[str, ...]] = [("the same image", item.image_id)]
-            if item.near_group is not None:
-                keys.append(("near-duplicates", item.near_group))
-            if item.group is not None:
-                keys.append(("one group", item.source, item.group))
-            keys += [("one group", *copy) for copy in item.copies]
-            for key in keys:
-                seen[key].setdefault(split, item.origin)
+    of_copy = samples.select("split", "origin", pl.col("copies").list.drop_nulls()).explode("copies", empty_as_null=False).unnest("copies")
+    same = [
+        samples.select("split", "origin", kind=pl.lit("the same image"), scope=pl.lit(""), name="image_id"),
+        samples.select("split", "origin", kind=pl.lit("near-duplicates"), scope=pl.lit(""), name="near_group"),
+        samples.select("split", "origin", kind=pl.lit("one group"), scope="source", name="own_group"),
+        of_copy.select("split", "origin", kind=pl.lit("one group"), scope="source", name="group"),
+    ]
+    seen = pl.concat(same).drop_nulls("name")
+    cut = seen.filter(pl.col("split").n_unique().over("kind", "scope", "name") > 1).unique(
+        ["kind", "scope", "name", "split"], keep="first", maintain_order=True
+    )
     pairs = [
-        f"{' and '.join(f'{origin} ({split})' for split, origin in sorted(places.items()))}: {key[0]}"
-        for key, places in sorted(seen.items())
-        if len(places) > 1
+        f"{' and '.join(f'{origin} ({split})' for split, origin in part.select('split', 'origin').iter_rows())}: {kind}"
+        for (kind, _, _), part in cut.sort("kind", "scope", "name", "split").group_by("kind", "scope", "name", maintain_order=True)
     ]
     if pairs:
         raise LeakError(
@@ -85,16 +86,17 @@ def given_twice_error(files: Sequence[Sequence[tuple[str, str]]]) -> LeakError:
     )
 
 
-def find_lookalikes(members: Sequence[Member], looks: Mapping[str, bytes]) -> list[Lookalikes]:
-    """Members on different sides that show one scene, at most MAX_FOUND, in order of side and position. `looks` has their thumbnails by image_id."""
-    if not members:
-        return []
-    content = b"".join(looks[member.image_id] for member in members)
-    thumbnails = np.frombuffer(content, dtype=np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
+def find_lookalikes(members: pl.DataFrame, thumbnails: Thumbnail, cells: Floats) -> list[Lookalikes]:
+    """Members on different sides that show one scene, at most MAX_FOUND, in order of side and position.
+
+    `members` has the fields of `Member` and `place`, where its picture stands in `thumbnails`, (N, 48, 48), and `cells`, their `coarse_cells`.
+    """
     found: dict[tuple[int, int], AlikePair] = {}
-    for pair in islice(_pairs(members, thumbnails), MAX_FOUND):
+    for pair in islice(_pairs(members, thumbnails, cells), MAX_FOUND):
         found.setdefault((pair.a, pair.b), pair)
-    return [Lookalikes(members[pair.a], members[pair.b], pair.score) for pair in found.values()]
+    fields = list(Member.__annotations__)
+    named = members.select(fields)
+    return [Lookalikes(Member(*named.row(pair.a)), Member(*named.row(pair.b)), pair.score) for pair in found.values()]
 
 
 def require_no_lookalikes(pairs: Sequence[Lookalikes]) -> None:
@@ -109,35 +111,41 @@ def require_no_lookalikes(pairs: Sequence[Lookalikes]) -> None:
         raise LeakError(f"{count} between the sides of the split: {listed(named)}; {WAY_OUT}")
 
 
-def _pairs(members: Sequence[Member], thumbnails: Thumbnail) -> Iterator[AlikePair]:
-    fresh: dict[str, list[int]] = defaultdict(list)
-    old: dict[str, list[int]] = defaultdict(list)
-    for index, member in enumerate(members):
-        (old if member.passed == member.side else fresh)[member.side].append(index)
-    coarse = coarse_cells(thumbnails)
-    for one, other in combinations(sorted({member.side for member in members}), 2):
-        yield from alike_pairs(thumbnails, coarse, fresh[one], sorted(fresh[other] + old[other]))
-        yield from alike_pairs(thumbnails, coarse, old[one], fresh[other])
-    for a, b in _moments_apart(members):
-        if members[a].passed != members[a].side or members[b].passed != members[b].side:
-            score = aligned(thumbnails[a], thumbnails[b], shifted=True)
-            if score >= MIN_ALIGNED_IN_BURST:
-                yield AlikePair(a, b, score)
+def _pairs(members: pl.DataFrame, thumbnails: Thumbnail, cells: Floats) -> Iterator[AlikePair]:
+    """Pairs by row of `members`."""
+    place = members["place"].to_numpy()
+    row_at = np.zeros(len(thumbnails), dtype=np.int64)
+    row_at[place] = np.arange(len(members))
+    fresh = members["passed"].ne_missing(members["side"]).to_numpy()
+    sides = sorted(members["side"].unique())
+    rows = {side: np.flatnonzero((members["side"] == side).to_numpy()) for side in sides}
+    for one, other in combinations(sides, 2):
+        for first, second in ((rows[one][fresh[rows[one]]], rows[other]), (rows[one][~fresh[rows[one]]], rows[other][fresh[rows[other]]])):
+            for pair in alike_pairs(thumbnails, cells, place[first].tolist(), place[second].tolist()):
+                yield AlikePair(int(row_at[pair.a]), int(row_at[pair.b]), pair.score)
+    for a, b in _moments_apart(members, fresh):
+        score = aligned(thumbnails[place[a]], thumbnails[place[b]], shifted=True)
+        if score >= MIN_ALIGNED_IN_BURST:
+            yield AlikePair(a, b, score)
 
 
-def _moments_apart(members: Sequence[Member]) -> Iterator[tuple[int, int]]:
-    """Positions of members of one source on different sides, taken within BURST_S."""
-    times: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
-    for index, member in enumerate(members):
-        when = _time(member.captured_at)
-        if when is not None:
-            times[member.source].append((when, index))
-    for source in sorted(times):
-        ordered = sorted(times[source])
-        for position, (when, a) in enumerate(ordered):
-            near = [(later, b) for later, b in ordered[position + 1 : position + 2 + MAX_BURST] if (later - when).total_seconds() <= BURST_S]
-            if len(near) <= MAX_BURST:
-                yield from ((min(a, b), max(a, b)) for _, b in near if members[a].side != members[b].side)
+def _moments_apart(members: pl.DataFrame, fresh: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Rows of members of one source on different sides, taken within BURST_S, one of them fresh."""
+    timed = members.select(pl.int_range(pl.len()).alias("row"), "source", "side", "captured_at").drop_nulls("captured_at")
+    moments = [_time(text) for text in timed["captured_at"]]
+    ticks = [None if moment is None else (moment - _EPOCH) // _TICK for moment in moments]
+    timed = timed.with_columns(pl.Series("ticks", ticks, dtype=pl.Int64)).drop_nulls("ticks").sort("source", "ticks", "row")
+    found: list[tuple[int, int]] = []
+    for (_,), part in timed.group_by("source", maintain_order=True):
+        row, taken, side = part["row"].to_numpy(), part["ticks"].to_numpy(), part["side"].to_numpy()
+        within = np.searchsorted(taken, taken + int(BURST_S / _TICK.total_seconds()), side="right") - np.arange(len(row)) - 1
+        within[within > MAX_BURST] = 0
+        for step in range(1, int(within.max(initial=0)) + 1):
+            first = np.flatnonzero(within >= step)
+            a, b = row[first], row[first + step]
+            apart = (side[first] != side[first + step]) & (fresh[a] | fresh[b])
+            found += [(min(pair), max(pair)) for pair in zip(a[apart].tolist(), b[apart].tolist(), strict=True)]
+    return found
 
 
 def _time(text: str | None) -> datetime | None:

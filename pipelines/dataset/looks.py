@@ -1,41 +1,162 @@
-"""What an image looks like to the leak gate: a small grey thumbnail, made once for each image and kept on disk. Does not compare them.
+"""What an image looks like to the leak gate: a small grey thumbnail, made once for each image and kept in a work folder. Does not compare them.
 
-Made from the image's own bytes, not from what collect measured, so that a fault there does not blind the gate.
+Made from the image's own bytes, not from what collect measured, so that a fault there does not blind the gate. Never an output: without the folder a
+run gives the same bytes, later.
+
+    looks-NNNNN.parquet   image_ids in the order in which they came, a file for each part of a run, so that a killed run loses little
+    thumbnails.bin        2,304 bytes for each of them
+    cells.bin             256 bytes for each of them: its `coarse_cells`
+    passed-RULES.parquet  for each of them the side on which it last passed the gate, by the rules that the name carries
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+import sys
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from pipelines.core.errors import DataError, MissingInputError
+from pipelines.core.errors import DataError, DetloopError, MissingInputError
+from pipelines.core.io import append_bytes, code_key, sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
-from pipelines.core.types import Sample
 
 THUMBNAIL_PX = 48
+COARSE_PX = 8
+MIN_DEVIATION = 1.0  # grey levels; below, a picture has nothing to correlate
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 1: cv2.IMREAD_GRAYSCALE}
+_PREFIX = "looks-"
+_SEGMENT_ROWS = 4096  # thumbnails that a killed run may lose
+_MAX_SEGMENTS = 64
 
-# One row for each image of train, val and test, sorted by image_id: `split` is the side on which the gate, with `rules`, let it pass.
-LOOKS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "split": pl.String(), "rules": pl.String(), "thumbnail": pl.Binary()}
+_IDS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String()}
+_PASSED_SCHEMA: dict[str, pl.DataType] = {"split": pl.String()}
 
 Thumbnail = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Look:
-    """A thumbnail as bytes, row by row, and where the gate last let the image pass (None: never, or by other rules)."""
+class Looks:
+    """The looks in a work folder: `places` has `image_id` and `place`, which addresses `thumbnails` and `cells`."""
 
-    thumbnail: bytes
-    passed: str | None
+    def __init__(self, work: Path) -> None:
+        self._folder = work / f"{_PREFIX}{code_key([sys.modules[__name__]], [cv2.__version__, np.__version__])}"
+        self.places = pl.DataFrame(schema={**_IDS_SCHEMA, "place": pl.Int64()})
+        self._segments = 0
+        try:
+            self._load()
+        except (DetloopError, OSError):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for other in work.glob(f"{_PREFIX}*"):
+            if other != self._folder:
+                shutil.rmtree(other)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def _load(self) -> None:
+        segments = sorted(self._folder.glob("looks-*.parquet"))
+        if not segments:
+            return
+        ids = pl.concat([read_parquet(path, _IDS_SCHEMA) for path in segments])
+        for path, size in ((self._thumbnails, THUMBNAIL_PX**2), (self._cells, 4 * COARSE_PX**2)):
+            if path.stat().st_size < len(ids) * size:
+                raise DetloopError(f"{path} is cut off")
+        self.places = ids.with_columns(place=pl.int_range(pl.len()))
+        self._segments = int(segments[-1].stem.rpartition("-")[2]) + 1
+
+    @property
+    def _thumbnails(self) -> Path:
+        return self._folder / "thumbnails.bin"
+
+    @property
+    def _cells(self) -> Path:
+        return self._folder / "cells.bin"
+
+    @property
+    def thumbnails(self) -> Thumbnail:
+        """(N, 48, 48), left on the disk until they are read."""
+        shape = (len(self.places), THUMBNAIL_PX, THUMBNAIL_PX)
+        return np.memmap(self._thumbnails, np.uint8, "r", shape=shape) if len(self.places) else np.zeros(shape, np.uint8)
+
+    @property
+    def cells(self) -> Floats:
+        """Their `coarse_cells`, (N, 64)."""
+        return np.fromfile(self._cells, np.float32).reshape(-1, COARSE_PX**2) if len(self.places) else np.zeros((0, COARSE_PX**2), np.float32)
+
+    def require(self, samples: pl.DataFrame, raw: Path) -> None:
+        """Make what is missing of `samples` (`image_id`, `path` below `raw`, `width_px`, `height_px`), and forget the others where they are the most.
+
+        Raises:
+            MissingInputError: a file is gone.
+            DataError: a file is not an image.
+        """
+        if len(self.places) > 2 * len(samples) + _SEGMENT_ROWS or self._segments > _MAX_SEGMENTS:
+            self._forget_others(samples)
+        new = samples.join(self.places, "image_id", "anti").sort("image_id")
+        with ThreadPool(os.cpu_count() or 1) as pool, tqdm(total=len(new), desc="leak gate", unit="image", disable=None) as bar:
+            for part in new.iter_slices(_SEGMENT_ROWS):  # decoding leaves Python's lock alone
+                made = pool.map(lambda row: thumbnail_of(raw / row[0], (row[1], row[2])), part.select("path", "width_px", "height_px").iter_rows())
+                self.add(part["image_id"], made)
+                bar.update(len(part))
+
+    def add(self, image_ids: pl.Series, thumbnails: Sequence[bytes]) -> None:
+        """Keep the thumbnails of new images."""
+        content, have = b"".join(thumbnails), len(self.places)
+        pictures = np.frombuffer(content, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
+        append_bytes(self._thumbnails, content, have * THUMBNAIL_PX**2)
+        append_bytes(self._cells, coarse_cells(pictures).tobytes(), have * 4 * COARSE_PX**2)
+        write_parquet(self._folder / f"looks-{self._segments:05d}.parquet", pl.DataFrame({"image_id": image_ids}, schema=_IDS_SCHEMA))
+        self._segments += 1
+        self.places = pl.concat([self.places, pl.DataFrame({"image_id": image_ids, "place": np.arange(have, have + len(thumbnails))})])
+
+    def passed(self, rules: str) -> pl.DataFrame:
+        """`image_id` and `passed`, the side on which it last passed by these rules."""
+        try:
+            sides = read_parquet(self._passed_path(rules), _PASSED_SCHEMA)["split"]
+        except DetloopError:
+            sides = pl.Series([], dtype=pl.String)
+        known = self.places.head(len(sides)).select("image_id")
+        return known.with_columns(sides.head(len(known)).alias("passed")).drop_nulls()
+
+    def save_passed(self, rules: str, sides: pl.DataFrame) -> None:
+        """Replace what passed: `image_id` and `split`. What other rules let pass goes."""
+        path = self._passed_path(rules)
+        write_parquet(path, self.places.join(sides, "image_id", "left", maintain_order="left").select("split"))
+        for other in self._folder.glob("passed-*.parquet"):
+            if other != path:
+                other.unlink()
+
+    def _passed_path(self, rules: str) -> Path:
+        return self._folder / f"passed-{sha256_bytes(rules.encode())[:16]}.parquet"
+
+    def _forget_others(self, samples: pl.DataFrame) -> None:
+        kept = self.places.join(samples, "image_id", "semi", maintain_order="left")
+        pictures = [picture.tobytes() for picture in self.thumbnails[kept["place"].to_numpy()]]
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        self.places, self._segments = self.places.clear(), 0
+        if pictures:
+            self.add(kept["image_id"], pictures)
+
+
+def thumbnail_of(path: Path, size_wh: tuple[int, int]) -> bytes:
+    """The `thumbnail` of a file.
+
+    Raises:
+        MissingInputError: it is gone.
+        DataError: it is not an image.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingInputError(f"image {path} is missing: restore it, or run `dvc repro collect`") from error
+    return thumbnail(content, size_wh, str(path))
 
 
 def thumbnail(content: bytes, size_wh: tuple[int, int], name: str) -> bytes:
@@ -51,42 +172,11 @@ def thumbnail(content: bytes, size_wh: tuple[int, int], name: str) -> bytes:
     return np.ascontiguousarray(cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA), dtype=np.uint8).tobytes()
 
 
-def read_looks(path: Path, rules: str) -> dict[str, Look]:
-    """Looks by image_id; empty where the file does not exist yet."""
-    if not path.exists():
-        return {}
-    frame = read_parquet(path, LOOKS_SCHEMA, "remove it: it is made anew from the images")
-    rows = zip(frame["image_id"], frame["split"], frame["rules"], frame["thumbnail"], strict=True)
-    return {image_id: Look(content, split if by == rules else None) for image_id, split, by, content in rows}
-
-
-def write_looks(path: Path, looks: Mapping[str, bytes], split_of: Mapping[str, str], rules: str) -> None:
-    """Write the images of `split_of`, which have all passed."""
-    ids = sorted(split_of)
-    columns = {"image_id": ids, "split": [split_of[i] for i in ids], "rules": [rules] * len(ids), "thumbnail": [looks[i] for i in ids]}
-    write_parquet(path, pl.DataFrame(columns, schema=LOOKS_SCHEMA))
-
-
-def thumbnails_of(
-    samples: Sequence[Sample], known: Mapping[str, Look], raw: Path, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
-) -> dict[str, bytes]:
-    """Thumbnails by image_id of all `samples`: those in `known`, and the others from their files below `raw`.
-
-    Raises:
-        MissingInputError: a file is gone.
-        DataError: a file is not an image.
-    """
-    found = {sample.image_id: known[sample.image_id].thumbnail for sample in samples if sample.image_id in known}
-    new = [sample for sample in samples if sample.image_id not in found]
-    with ThreadPool(os.cpu_count() or 1) as pool:  # decoding leaves Python's lock alone
-        found.update(progress(pool.imap_unordered(lambda sample: _made(sample, raw), new, chunksize=16)))
-    return found
-
-
-def _made(sample: Sample, raw: Path) -> tuple[str, bytes]:
-    path = raw / sample.path
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingInputError(f"image {path} is missing: restore it, or run `dvc repro collect`") from error
-    return sample.image_id, thumbnail(content, (sample.width_px, sample.height_px), str(path))
+def coarse_cells(thumbnails: Thumbnail) -> Floats:
+    """Centred 8x8 cells of unit length, (N, 64); zeros for pictures without contrast."""
+    side = THUMBNAIL_PX // COARSE_PX
+    cells = thumbnails.reshape(len(thumbnails), COARSE_PX, side, COARSE_PX, side).mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbnails), -1)
+    cells -= cells.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(cells, axis=1, keepdims=True)
+    result: Floats = np.where(length >= MIN_DEVIATION * COARSE_PX, cells / np.maximum(length, 1e-6), 0).astype(np.float32)
+    return result

@@ -11,29 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from pipelines.core.io import canonical_json, read_jsonl, sha256_bytes
-from pipelines.core.types import LABELED_SPLITS, Sample, Split
+from pipelines.core.types import LABELED_SPLITS
+from pipelines.dataset.build import Dataset, counts
 
 BOX_SIDE_EDGES_PX = (0, 8, 16, 32, 64, 96, 128, 256)  # square root of the area; the last bin is open
 BRIGHTNESS_STEP = 32  # grey levels
 Counts = dict[str, int]
 
 
-def profile(splits: Mapping[Split, Sequence[Sample]]) -> dict[str, Any]:
+def profile(dataset: Dataset) -> dict[str, Any]:
     """What a round is compared by: images of each side, and over all three boxes by class and size, images by source, brightness and state."""
-    samples = [sample for split in LABELED_SPLITS for sample in splits[split]]
-    boxes = [box for sample in samples for box in sample.boxes]
-    corners = np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
-    sides = np.sqrt(np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1))
-    bins = np.digitize(sides, BOX_SIDE_EDGES_PX[1:])
+    samples = dataset.samples.filter(pl.col("split") != "pool")
+    bins = np.digitize(dataset.boxes["side_px"].to_numpy(), BOX_SIDE_EDGES_PX[1:])
+    step = (samples["brightness"] // BRIGHTNESS_STEP).cast(pl.Int64) * BRIGHTNESS_STEP
+    images = counts(samples["split"])
     return {
-        "images": {split: len(splits[split]) for split in LABELED_SPLITS},
-        "boxes_by_class": _counts(box.class_name for box in boxes),
+        "images": {split: images.get(split, 0) for split in LABELED_SPLITS},
+        "boxes_by_class": counts(dataset.boxes["class"]),
         "boxes_by_side_px": _counts(str(BOX_SIDE_EDGES_PX[index]) for index in bins.tolist()),
-        "images_by_source": _counts(sample.source for sample in samples),
-        "images_by_brightness": _counts(str(int(sample.brightness // BRIGHTNESS_STEP) * BRIGHTNESS_STEP) for sample in samples),
-        "images_by_state": _counts(str(sample.state) for sample in samples),
+        "images_by_source": counts(samples["source"]),
+        "images_by_brightness": counts(step.cast(pl.String)),
+        "images_by_state": counts(samples["state"]),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.core.types import LABELED_SPLITS, Annotation, Split
@@ -33,8 +33,11 @@ def plan_split(
     *,
     use_given: bool,
     seed: int,
+    settled: Mapping[Split, Load] | None = None,
 ) -> SplitPlan:
-    """Give every image of `labels` a side. `items` are all kept images: unlabeled ones tie others together, but get no side themselves.
+    """Give every image of `labels` a side. `items` are kept images: unlabeled ones tie others together, but get no side themselves.
+
+    `settled` is what the sides hold besides, in components that share nothing with `items`.
 
     Raises:
         LeakError: a group has images on two sides already.
@@ -52,7 +55,10 @@ def plan_split(
     ids_of_side = {side: [i for unit, at in unit_side.items() if at == side for i in links.units[unit]] for side in LABELED_SPLITS}
     dealt = deal(
         {name: _load(ids, labels, by_id) for name, ids in members.items()},
-        {side: _load(ids, labels, by_id) for side, ids in ids_of_side.items()},
+        {
+            side: _together([_load(ids, labels, by_id), *(load for at, load in (settled or {}).items() if at == side)])
+            for side, ids in ids_of_side.items()
+        },
         classes,
         fractions,
         seed,
@@ -98,3 +104,20 @@ def _load(ids: Sequence[str], labels: Mapping[str, Annotation], by_id: Mapping[s
         sources=Counter(by_id[item.image_id].source for item in found),
         lights=Counter(by_id[item.image_id].light for item in found),
     )
+
+
+def _together(loads: Sequence[Load]) -> Load:
+    return Load(
+        images=sum(load.images for load in loads),
+        empty=sum(load.empty for load in loads),
+        boxes=_sum(load.boxes for load in loads),
+        sources=_sum(load.sources for load in loads),
+        lights=_sum(load.lights for load in loads),
+    )
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return total

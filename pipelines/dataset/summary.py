@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from pipelines.core.contract import class_hash
 from pipelines.core.errors import MAX_LISTED, listed
-from pipelines.core.slices import SliceLimits
-from pipelines.core.types import LABELED_SPLITS, Sample, Split
-from pipelines.dataset.build import REASON_CROSS, REASON_SIZE, Dataset
+from pipelines.core.types import LABELED_SPLITS, SPLITS, Split
+from pipelines.dataset.build import REASON_CROSS, REASON_SIZE, Dataset, counts
 from pipelines.dataset.leaks import Lookalikes
 from pipelines.dataset.rounds import BOX_SIDE_EDGES_PX
 
@@ -21,38 +20,36 @@ MIN_TEST_BOXES = 20  # with fewer, a class's AP moves by several points with a s
 MIN_SIDE_SHARE = 0.5  # a side with less than this part of its wanted images is warned of
 
 
-def dataset_card(dataset: Dataset, classes: Sequence[str], limits: SliceLimits, drift: Mapping[str, Any] | None) -> dict[str, Any]:
+def dataset_card(dataset: Dataset, classes: Sequence[str], drift: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the dataset folder says of itself; `drift` is how it differs from the last round, None in the first one."""
     return {
         "classes": list(classes),
         "class_hash": class_hash(classes),
-        "splits": {split: _counts(samples, classes, limits) for split, samples in dataset.splits.items()},
-        "box_sizes": {split: _box_sizes(dataset.splits[split], classes) for split in LABELED_SPLITS},
+        "splits": {split: _counts(dataset, split, classes) for split in SPLITS},
+        "box_sizes": {split: _box_sizes(dataset.boxes_of(split), classes) for split in LABELED_SPLITS},
         "box_side_edges_px": list(BOX_SIDE_EDGES_PX),
         "dropped": {reason: len(origins) for reason, origins in dataset.dropped.items()},
         "drift": drift,
     }
 
 
-def dataset_metrics(
-    dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float], limits: SliceLimits, explained: Sequence[Lookalikes]
-) -> dict[str, Any]:
+def dataset_metrics(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float], explained: Sequence[Lookalikes]) -> dict[str, Any]:
     """The stage's metrics: what is where, and by name what was left out; `explained` are the images that those left out look like."""
-    labeled = sum(len(dataset.splits[split]) for split in LABELED_SPLITS)
+    labeled = sum(len(dataset.of(split)) for split in LABELED_SPLITS)
     return {
         "class_hash": class_hash(classes),
-        "splits": {split: _counts(samples, classes, limits) for split, samples in dataset.splits.items()},
+        "splits": {split: _counts(dataset, split, classes) for split in SPLITS},
         "fractions": {
-            split: {"wanted": fractions[split], "reached": len(dataset.splits[split]) / labeled if labeled else 0.0} for split in LABELED_SPLITS
+            split: {"wanted": fractions[split], "reached": len(dataset.of(split)) / labeled if labeled else 0.0} for split in LABELED_SPLITS
         },
         "pool_states": dict(dataset.pool_states),
         "dropped": sum(len(origins) for origins in dataset.dropped.values()),
         "dropped_by_reason": {reason: _listing(origins) for reason, origins in dataset.dropped.items()},
         "near_duplicates_across_split": [
             {
-                "kept": dataset.items[tie.kept].origin,
+                "kept": dataset.origin_of[tie.kept],
                 "kept_split": tie.kept_split,
-                "dropped": dataset.items[tie.dropped].origin,
+                "dropped": dataset.origin_of[tie.dropped],
                 "dropped_split": tie.dropped_split,
             }
             for tie in dataset.plan.cross
@@ -64,45 +61,40 @@ def dataset_metrics(
     }
 
 
-def _counts(samples: Sequence[Sample], classes: Sequence[str], limits: SliceLimits) -> dict[str, Any]:
-    boxes = Counter(box.class_name for sample in samples for box in sample.boxes)
-    lights = Counter(limits.brightness(sample.brightness) for sample in samples)
-    images = Counter(name for sample in samples for name in {box.class_name for box in sample.boxes})
+def _counts(dataset: Dataset, split: Split, classes: Sequence[str]) -> dict[str, Any]:
+    samples, boxes = dataset.of(split), dataset.boxes_of(split)
+    by_class, lights, images = counts(boxes["class"]), counts(samples["light"]), counts(boxes.unique(["row", "class"])["class"])
     return {
         "images": len(samples),
-        "boxes": sum(boxes.values()),
-        "groups": len({sample.group for sample in samples}),
-        "states": dict(sorted(Counter(sample.state or "none" for sample in samples).items())),
-        "boxes_by_class": {name: boxes[name] for name in classes},
-        "images_by_class": {name: images[name] for name in classes},
-        "images_by_brightness": {light: lights[light] for light in LIGHTS},
-        "images_by_source": dict(sorted(Counter(sample.source for sample in samples).items())),
+        "boxes": len(boxes),
+        "groups": samples["group"].n_unique(),
+        "states": counts(samples["state"].fill_null("none")),
+        "boxes_by_class": {name: by_class.get(name, 0) for name in classes},
+        "images_by_class": {name: images.get(name, 0) for name in classes},
+        "images_by_brightness": {light: lights.get(light, 0) for light in LIGHTS},
+        "images_by_source": counts(samples["source"]),
     }
 
 
-def _box_sizes(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, list[int]]:
+def _box_sizes(boxes: pl.DataFrame, classes: Sequence[str]) -> dict[str, list[int]]:
     """Boxes by the square root of their area, for each class; bins as BOX_SIDE_EDGES_PX."""
-    result: dict[str, list[int]] = {}
-    for name in classes:
-        boxes = np.array([box.xyxy for sample in samples for box in sample.boxes if box.class_name == name], dtype=np.float64).reshape(-1, 4)
-        sides = np.sqrt(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1))
-        result[name] = np.histogram(sides, bins=[*BOX_SIDE_EDGES_PX, np.inf])[0].tolist()
-    return result
+    sides = {name: boxes.filter(pl.col("class") == name)["side_px"].to_numpy() for name in classes}
+    return {name: np.histogram(sides[name], bins=[*BOX_SIDE_EDGES_PX, np.inf])[0].tolist() for name in classes}
 
 
 def _warnings(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float]) -> list[str]:
     found: list[str] = []
-    total = sum(len(dataset.splits[split]) for split in LABELED_SPLITS)
+    total = sum(len(dataset.of(split)) for split in LABELED_SPLITS)
     for split in LABELED_SPLITS:
-        samples = dataset.splits[split]
-        if not samples:
+        samples = dataset.of(split)
+        if not len(samples):
             found.append(f"{split} has no images: label more images, of more groups")
             continue
         if len(samples) < MIN_SIDE_SHARE * fractions[split] * total:
             found.append(f"{split} has {len(samples)} of {total} images, wanted {fractions[split]:.0%}: groups are too large, or sides were given")
-        boxes = Counter(box.class_name for sample in samples for box in sample.boxes)
+        boxes = counts(dataset.boxes_of(split)["class"])
         for name in classes:
-            if not boxes[name]:
+            if not boxes.get(name):
                 found.append(f"{split} has no box of class {name}: label images with it, of more groups")
             elif split == "test" and boxes[name] < MIN_TEST_BOXES:
                 found.append(f"test has only {boxes[name]} boxes of class {name}: its AP says little")
@@ -126,7 +118,7 @@ def _left_out(dataset: Dataset, explained: Sequence[Lookalikes]) -> list[dict[st
         for one, other in ((pair.a, pair.b), (pair.b, pair.a)):
             if one.image_id in like:
                 like[one.image_id].append({"origin": other.origin, "split": other.side})
-    return [{"origin": dataset.items[image_id].origin, "like": rows} for image_id, rows in like.items()]
+    return [{"origin": dataset.origin_of[image_id], "like": rows} for image_id, rows in like.items()]
 
 
 def _listing(names: Sequence[str]) -> dict[str, Any]:

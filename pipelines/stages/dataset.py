@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from tqdm import tqdm
-
 from pipelines.core.cli import stage_main
 from pipelines.core.io import json_text, write_folder, write_jsonl, write_metrics
 from pipelines.core.params import load_params
-from pipelines.core.records import read_annotations, read_manifest, samples_text
+from pipelines.core.records import read_annotations_table, read_manifest
 from pipelines.core.slices import SliceLimits
-from pipelines.core.types import LABELED_SPLITS, Split
-from pipelines.dataset.alike import RULES
-from pipelines.dataset.assignments import read_assignments, write_assignments
-from pipelines.dataset.build import build_dataset
-from pipelines.dataset.gate import check_pictures, gate_samples
-from pipelines.dataset.looks import read_looks, thumbnails_of, write_looks
+from pipelines.core.types import SPLITS, Split
+from pipelines.dataset.assignments import read_assignments_table, write_assignments
+from pipelines.dataset.build import build_dataset, split_lines
+from pipelines.dataset.gate import check_pictures
 from pipelines.dataset.rounds import dataset_hash, drift, profile, read_rounds, with_round
 from pipelines.dataset.summary import dataset_card, dataset_metrics
 
@@ -33,8 +29,8 @@ def work(args: argparse.Namespace) -> None:
     }
     dataset = build_dataset(
         read_manifest(args.manifest),
-        read_annotations(args.annotations),
-        read_assignments(args.assignments),
+        read_annotations_table(args.annotations),
+        read_assignments_table(args.assignments),
         classes,
         fractions,
         use_given=wanted.given_split,
@@ -42,18 +38,15 @@ def work(args: argparse.Namespace) -> None:
         limits=limits,
         seed=wanted.seed,
     )
-    known = read_looks(args.looks, RULES)
-    looks = thumbnails_of(gate_samples(dataset), known, args.raw, lambda made: tqdm(made, desc="leak gate", unit="image", disable=None))
-    explained = check_pictures(dataset, looks, known)
-    files = {f"{split}.jsonl": samples_text(samples).encode() for split, samples in dataset.splits.items()}
-    rounds = with_round(read_rounds(args.rounds), dataset_hash(files), profile(dataset.splits))
-    card = dataset_card(dataset, classes, limits, drift(rounds))
-    write_looks(args.looks, looks, {sample.image_id: split for split in LABELED_SPLITS for sample in dataset.splits[split]}, RULES)
+    explained = check_pictures(dataset, args.raw, args.work)
+    files = {f"{split}.jsonl": split_lines(dataset, split) for split in SPLITS}
+    rounds = with_round(read_rounds(args.rounds), dataset_hash(files), profile(dataset))
+    card = dataset_card(dataset, classes, drift(rounds))
     write_folder(args.dataset, {**files, "card.json": json_text(card).encode()})
-    write_assignments(args.assignments, dataset.plan.assignments.values())
+    write_assignments(args.assignments, dataset.assignments)
     write_jsonl(args.rounds, rounds)
-    write_metrics(args.metrics, dataset_metrics(dataset, classes, fractions, limits, explained))
-    sizes = ", ".join(f"{split} {len(samples)}" for split, samples in dataset.splits.items())
+    write_metrics(args.metrics, dataset_metrics(dataset, classes, fractions, explained))
+    sizes = ", ".join(f"{split} {len(dataset.of(split))}" for split in SPLITS)
     print(f"dataset: {sizes} images; {dataset.plan.added} newly assigned")
 
 
@@ -68,8 +61,8 @@ if __name__ == "__main__":
             "raw": "folder that the images' paths are relative to",
             "assignments": "sticky record of the split, read and added to",
             "rounds": "record of what each round's dataset was like, read and added to",
-            "looks": "what the leak gate keeps of each image, read and written anew",
             "dataset": "folder to write: train, val, test, pool and card.json",
+            "work": "folder for what the leak gate may use again",
             "metrics": "metrics file to write",
         },
     )
