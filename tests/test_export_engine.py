@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from export.convert.engine_from_onnx import Toolchain, engine_from_onnx, toolchain
+from export.convert.engine_from_onnx import Toolchain, built_twice, engine_from_onnx, toolchain
 from export.convert.onnx_from_torch import onnx_from_torch
 from export.engine_records import EngineRecord, engine_record, engines_document, require_built_from
 from export.runners import open_runner
@@ -91,6 +91,22 @@ def test_same_onnx_same_engine_from_another_clone(onnx_folder: Path, built: Path
         pytest.skip("this system does not let a process switch address randomisation off")
     assert (tmp_path / "engines" / "fp32.engine").read_bytes() == (built / "fp32.engine").read_bytes()
     assert (tmp_path / "engines" / "engines.json").read_bytes() == (built / "engines.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("builds", "wanted"),
+    [
+        ("aa", ("a", True)),
+        ("aba", ("a", True)),
+        ("abcb", ("b", True)),
+        ("a--a", ("a", True)),  # builds that fail agree on nothing
+        ("abcdefghi", ("a", False)),
+    ],
+)
+def test_the_engine_that_comes_out_twice_is_taken(builds: str, wanted: tuple[str, bool]) -> None:
+    made = iter([b"" if name == "-" else name.encode() for name in builds])
+    engine, reproducible = built_twice(next(made), lambda: next(made))
+    assert (engine.decode(), reproducible) == wanted
 
 
 @CAN_BUILD

@@ -40,8 +40,6 @@ TINY: dict[str, dict[str, Any]] = {
 }
 # Stages whose outputs hold measured times, or are made from them.
 TIMED = {"benchmark", "release", "report"}
-# TensorRT-RTX does not always give an int8 engine the same bytes; `verify` records the hash of each engine.
-ENGINES_DIFFER = {"build_engine", "verify"}
 
 
 @dataclass(frozen=True)

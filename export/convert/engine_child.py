@@ -2,9 +2,9 @@
 
 A process of its own because the builder orders parts of an engine by the addresses of its objects: the same network gives other bytes each time,
 unless the process lies in memory the same way. So it starts itself anew with address randomisation off, a bare Python without its own allocator, this
-file and the packages under paths that are the same everywhere (/proc/self/fd/…), and large blocks on the heap, where the library's other threads put
-nothing in between. Then the same ONNX gives the same bytes in any clone and any virtual environment of one machine. It also keeps a builder that
-crashes from taking the stage with it.
+file and the packages under paths that are the same everywhere (/proc/self/fd/…), large blocks on the heap, where the library's other threads put
+nothing in between, and one processor, on which those threads take turns without interrupting each other. Then the same ONNX gives the same bytes in
+any clone and any virtual environment of one machine, int8 all but now and then. It also keeps a builder that crashes from taking the stage with it.
 
 Imports the standard library and TensorRT only: whatever else Python loads would move the builder's objects.
 """
@@ -101,6 +101,9 @@ def start_isolated(library_name: str, max_batch: int) -> None:
         os.dup2(os.open(path, os.O_RDONLY), number, inheritable=True)
     python = getattr(sys, "_base_executable", "") or sys.executable  # not the virtual environment's own
     bare = ["-S", "-P", "-B", "-X", "pycache_prefix=/nonexistent", f"/proc/self/fd/{SCRIPT_FD}"]
+    # the compiler's threads take numbers in the order in which they run: on one processor, none interrupting another, that is always the same
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
     os.execve(python, [python, *bare, library_name, str(max_batch), ISOLATED], {**kept, **FIXED_ENVIRONMENT})
 
