@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.commands import doctor
+from pipelines.commands.doctor_finding import Finding, probe
+from pipelines.commands.doctor_project import data_folder, dvc_folder, dvc_lock
 
 TOKEN = "s3cret-0123456789abcdef"
 SECRET_URL_PARTS = "person:pa55word@"
@@ -159,7 +162,7 @@ def test_the_whole_answer_and_no_secret_in_it(tmp_path: Path, monkeypatch: pytes
 
 
 def test_lines_for_people() -> None:
-    findings = [doctor.Finding("Python", "found", "3.11.7"), doctor.Finding("GPU", "missing", "none seen", "training " * 20)]
+    findings = [Finding("Python", "found", "3.11.7"), Finding("GPU", "missing", "none seen", "training " * 20)]
     lines = doctor.as_lines(findings).splitlines()
     assert lines[0] == "found    Python         3.11.7"
     assert lines[1] == "missing  GPU            none seen"
@@ -173,14 +176,55 @@ def test_an_unset_address_is_said() -> None:
 
 
 def test_outside_a_project_dvc_and_data_are_missing(tmp_path: Path) -> None:
-    assert doctor.dvc_folder(tmp_path).status == "missing"
-    assert doctor.data_folder(tmp_path).status == "missing"
+    assert dvc_folder(tmp_path).status == "missing"
+    assert data_folder(tmp_path).status == "missing"
+
+
+@pytest.fixture
+def round_done(tmp_path: Path) -> Path:
+    """A project of two stages that ran; nothing is committed."""
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  a: {cmd: echo 1 > a.txt, outs: [a.txt]}\n  b: {cmd: cp a.txt b.txt, deps: [a.txt], outs: [b.txt]}\n"
+    )
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "repro", "-q"]):
+        shell(tmp_path, *command)
+    return tmp_path
+
+
+def shell(folder: Path, *command: str, ends_with: bool = True) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is ends_with, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("commit", "mend"), [(True, "git restore dvc.lock"), (False, "rm dvc.lock")], ids=["committed", "not committed"])
+def test_half_a_lock_is_named_with_what_mends_it(commit: bool, mend: str, round_done: Path) -> None:
+    lock = round_done / "dvc.lock"
+    (whole,) = dvc_lock(round_done)
+    assert (whole.status, whole.cost) == ("found", "")
+    if commit:
+        shell(round_done, "git", "add", "dvc.lock")
+        shell(round_done, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "round 1")
+    lock.write_bytes(lock.read_bytes()[:60])
+    shell(round_done, "dvc", "repro", ends_with=False)
+    (finding,) = dvc_lock(round_done)
+    assert finding.status == "broken"
+    assert finding.cost.startswith(f"{mend}, then `dvc repro`")
+    shell(round_done, *mend.split())
+    shell(round_done, "dvc", "repro")
+    assert dvc_lock(round_done) == [whole]
+
+
+def test_an_empty_lock_is_broken_and_none_is_no_line(round_done: Path) -> None:
+    (round_done / "dvc.lock").write_bytes(b"")
+    assert [item.status for item in dvc_lock(round_done)] == ["broken"]
+    (round_done / "dvc.lock").unlink()
+    assert dvc_lock(round_done) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_data_folder_is_broken(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o555)
-    assert doctor.data_folder(tmp_path).status == "broken"
+    assert data_folder(tmp_path).status == "broken"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +245,7 @@ def test_a_library_that_breaks_on_import_is_a_line_not_a_crash(
     if content is not None:
         (tmp_path / "fancylib.py").write_text(content)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = doctor.library("fancylib", doctor.probe("import fancylib; say(version=fancylib.__version__)"), None, "much")
+    finding = doctor.library("fancylib", probe("import fancylib; say(version=fancylib.__version__)"), None, "much")
     assert finding.status == status
     assert finding.cost == ("" if status == "found" else "much")
     if content and "libGL" in content:

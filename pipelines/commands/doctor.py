@@ -1,7 +1,4 @@
-"""`detloop doctor`: what this machine has, and what each lack costs. Looks only: installs, starts and changes nothing.
-
-Libraries that are heavy or may be broken are imported in a Python of their own, all at once, so that a crash there is a line here.
-"""
+"""`detloop doctor`: what this machine has, and what each lack costs. Looks only: installs, starts and changes nothing."""
 
 from __future__ import annotations
 
@@ -14,25 +11,23 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
-Status = Literal["found", "missing", "broken"]
+from pipelines.commands.doctor_finding import Finding, probe
+from pipelines.commands.doctor_project import data_folder, disk, dvc_folder, dvc_lock, git
 
-PROBE_TIMEOUT_S = 90.0  # a cold import of torch from a slow disk takes half a minute
 HEALTH_TIMEOUT_S = 3.0
 MIN_MEMORY_GB = 8.0
-MIN_DISK_GB = 5.0  # cache, checkpoints and exports of a round on a few thousand images
 LINE_WIDTH, INDENT = 110, 24
 
 # What a fresh Python is asked about each library: print one JSON object with at least a version.
@@ -46,17 +41,6 @@ PROBES: dict[str, str] = {
     "tensorrt": "import tensorrt; say(version=tensorrt.__version__, builder=tensorrt.Builder.__name__)",
     "tensorrt_rtx": "import tensorrt_rtx; say(version=tensorrt_rtx.__version__, builder=tensorrt_rtx.Builder.__name__)",
 }
-_PRELUDE = "import json, sys\ndef say(**found): print('\\n' + json.dumps(found))\n"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the answer: what was looked for, whether it is there, what exactly, and what its lack or limit costs (empty: nothing)."""
-
-    name: str
-    status: Status
-    detail: str
-    cost: str = ""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -115,28 +99,11 @@ def examine(project: Path, environment: Mapping[str, str]) -> list[Finding]:
         package("DVC", ("dvc",), "no `dvc repro`: each stage has to be called by hand"),
         git(project),
         dvc_folder(project),
+        *dvc_lock(project),
         label_studio_later.result(),
         disk(project),
         data_folder(project),
     ]
-
-
-def probe(code: str) -> dict[str, Any]:
-    """Run `code` in a Python of its own; what it says, or `{"error": one line, "missing": whether the module is simply not installed}`."""
-    try:
-        done = subprocess.run([sys.executable, "-c", _PRELUDE + code], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": f"its import took longer than {PROBE_TIMEOUT_S:.0f} s", "missing": False}
-    if done.returncode == 0:
-        try:
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-        except (IndexError, json.JSONDecodeError):
-            return {"error": "its import ended without an answer", "missing": False}
-        return found if isinstance(found, dict) else {"error": "its import gave no readable answer", "missing": False}
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    error = lines[-1].strip() if lines else f"its import ended with status {done.returncode}"
-    wanted = code.removeprefix("import ").split(";")[0].strip()
-    return {"error": error, "missing": error == f"ModuleNotFoundError: No module named '{wanted}'"}
 
 
 def python() -> Finding:
@@ -256,25 +223,6 @@ def package(name: str, distributions: tuple[str, ...], cost: str) -> Finding:
     return Finding(name, "missing", "not installed", cost)
 
 
-def git(project: Path) -> Finding:
-    """The git command, and whether the project stands in a repository."""
-    tool = shutil.which("git")
-    if tool is None:
-        return Finding("git", "missing", "no git command", "neither the queue nor the metrics can be committed, so rounds have no history")
-    done = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
-    inside = any((folder / ".git").exists() for folder in (project, *project.parents))
-    cost = "" if inside else "the project is in no git repository, so rounds have no history: git init"
-    return Finding("git", "found", done.stdout.strip().removeprefix("git version "), cost)
-
-
-def dvc_folder(project: Path) -> Finding:
-    """The `.dvc` folder, here or above."""
-    for folder in (project, *project.parents):
-        if (folder / ".dvc" / "config").is_file():
-            return Finding(".dvc", "found", str(folder / ".dvc"))
-    return Finding(".dvc", "missing", f"none in {project} or above", "`dvc repro` refuses to run here: change into the project, or run dvc init")
-
-
 def label_studio(url: str, *, has_token: bool, timeout_s: float = HEALTH_TIMEOUT_S) -> Finding:
     """Ask the server for its health. The token is neither sent nor shown; of the address only scheme, host and port are."""
     name = "Label Studio"
@@ -310,23 +258,3 @@ def label_studio(url: str, *, has_token: bool, timeout_s: float = HEALTH_TIMEOUT
     return Finding(
         name, "found", f"{place} is up; {token} (LABEL_STUDIO_API_KEY)", "" if has_token else "without a token no label can be read from it"
     )
-
-
-def disk(project: Path) -> Finding:
-    """Free space where the project lies."""
-    free_gb = shutil.disk_usage(project).free / 1e9
-    cost = "" if free_gb >= MIN_DISK_GB else f"below {MIN_DISK_GB:.0f} GB a round may stop in the middle (earlier outputs stay whole)"
-    return Finding("disk", "found", f"{free_gb:.1f} GB free", cost)
-
-
-def data_folder(project: Path) -> Finding:
-    """Whether `data` can be written, by writing and removing an empty file."""
-    folder = project / "data"
-    if not folder.is_dir():
-        return Finding("data folder", "missing", f"{folder} is not there", "nothing can be stored: change into the project's folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Finding("data folder", "broken", f"{folder} cannot be written ({error.strerror})", "no stage can store its outputs")
-    return Finding("data folder", "found", f"{folder} is writable")
