@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
-
 from pipelines.report.page import render
+from tests.browser import LEAVE_ANSWER, answer_of, needs_chromium
 from tests.report_example import write_example
 from tests.test_report import HOSTILE, read
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-)
 
 LISTEN = """<script>
 window.problems = [];
@@ -50,24 +41,16 @@ answer.text = document.getElementById("gallery-count").textContent;
 answer.requests = performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !name.startsWith("data:"));
 answer.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
 answer.problems = problems;
-const output = document.createElement("pre");
-output.id = "answer";
-output.textContent = JSON.stringify(answer);
-document.body.append(output);
-</script>"""
+ANSWER</script>""".replace("ANSWER", LEAVE_ANSWER)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
     classes = (HOSTILE, "nut", "washer")
     html = render(read(write_example(tmp_path, classes=classes), classes))
     play = PLAY.replace("HOSTILE", json.dumps(HOSTILE).replace("</", "<\\/"))
     (tmp_path / "page.html").write_text(html.replace("<head>", f"<head>{LISTEN}").replace("</body>", f"{play}</body>"))
-    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    answer = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    answer = answer_of((tmp_path / "page.html").as_uri(), tmp_path)
     assert answer["problems"] == []
     assert answer["requests"] == []
     assert answer["start"] == 8

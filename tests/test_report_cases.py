@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from pipelines.core.errors import MissingInputError
 from pipelines.core.types import Sample
 from pipelines.report.cases import Cases, read_cases
 from pipelines.report.page import render_cases
+from tests.browser import LEAVE_ANSWER, answer_of, needs_chromium
 from tests.test_report import HOSTILE
-from tests.test_report_browser import CHROMIUM, FLAGS, LISTEN
+from tests.test_report_browser import LISTEN
 
 IMAGE = "ab" * 32
 GREEN, GREY = (0, 255, 0), (120, 120, 120)
@@ -151,12 +150,8 @@ const answer = {};
   answer.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
 })().catch((error) => problems.push(String(error))).then(() => {
   answer.problems = problems;
-  const output = document.createElement("pre");
-  output.id = "answer";
-  output.textContent = JSON.stringify(answer);
-  document.body.append(output);
-});
-</script>"""
+ANSWER});
+</script>""".replace("ANSWER", LEAVE_ANSWER)
 
 
 def many_cases() -> Cases:
@@ -191,16 +186,13 @@ def many_cases() -> Cases:
     return Cases(tuple(rows), 0)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_ten_thousand_cases_in_a_browser(tmp_path: Path) -> None:
     html = render_cases(many_cases())
     play = PLAY.replace("HOSTILE", json.dumps(HOSTILE).replace("</", "<\\/"))
     (tmp_path / "page.html").write_text(html.replace("<head>", f"<head>{LISTEN}").replace("</body>", f"{play}</body>"))
-    command = [str(CHROMIUM), *FLAGS.split(), "--window-size=1200,900", "--virtual-time-budget=30000", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*command, "--dump-dom", (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=False)
-    found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    answer = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    options = ("--window-size=1200,900", "--virtual-time-budget=30000")
+    answer = answer_of((tmp_path / "page.html").as_uri(), tmp_path, *options)
     assert answer["problems"] == []
     assert answer["requests"] == []
     assert answer["start"] == answer["again"] == f"{MANY} of {MANY} cases"

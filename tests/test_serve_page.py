@@ -5,14 +5,10 @@ Skipped without Chromium.
 
 from __future__ import annotations
 
-import html
-import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvicorn
@@ -25,11 +21,12 @@ from export.serve.feedback import FeedbackFolders, Sample
 from export.serve.server import listen
 from export.serve.uploads import Limits
 from pipelines.core.io import read_jsonl
+from tests.browser import LEAVE_ANSWER, answer_of, needs_chromium
 from tests.serving import wait_for
 from tests.test_release import run_release
-from tests.test_report_browser import CHROMIUM, FLAGS
 from tests.tiny_detector import make_project
 
+BUDGET = "--virtual-time-budget=30000"
 PLAY = """<script>
 window.problems = [];
 addEventListener("error", (event) => problems.push(String(event.message)));
@@ -53,12 +50,8 @@ addEventListener("load", async () => {
   const own = (name) => name.startsWith(location.origin) || /^(data|blob):/.test(name);
   answer.requests = performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !own(name));
   answer.problems = problems;
-  const output = document.createElement("pre");
-  output.id = "answer";
-  output.textContent = JSON.stringify(answer);
-  document.body.append(output);
-});
-</script>"""
+ANSWER});
+</script>""".replace("ANSWER", LEAVE_ANSWER)
 
 READ_DOCS = """<!doctype html><iframe src="docs"></iframe>
 <script>
@@ -69,12 +62,9 @@ addEventListener("load", async () => {
   await until(() => operations().length);
   const requests = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
   const linked = [...frame.contentDocument.querySelectorAll("[src], link[href]")].map((node) => node.src ?? node.href);
-  const output = document.createElement("pre");
-  output.id = "answer";
-  output.textContent = JSON.stringify({ origin: location.origin, operations: operations(), requests: [...requests, ...linked] });
-  document.body.append(output);
-});
-</script>"""
+  const answer = { origin: location.origin, operations: operations(), requests: [...requests, ...linked] };
+ANSWER});
+</script>""".replace("ANSWER", LEAVE_ANSWER)
 
 
 @pytest.fixture
@@ -112,19 +102,10 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         thread.join()
 
 
-def answer_of(url: str, tmp_path: Path) -> dict[str, Any]:
-    """What the page's script found out."""
-    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=30000", "--dump-dom", url]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    found = re.search(r'<pre id="answer">(.*?)</pre>', dom, re.DOTALL)
-    assert found, dom[-2000:]
-    return dict(json.loads(html.unescape(found[1])))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_the_page_draws_boxes_and_takes_a_complaint(served: tuple[str, Path], tmp_path: Path) -> None:
     url, folder = served
-    answer = answer_of(f"{url}/play", tmp_path)
+    answer = answer_of(f"{url}/play", tmp_path, BUDGET)
     assert answer["about"] == "onnxruntime_fp16, 64 x 64: red, green, blue"
     assert re.fullmatch(r"4 boxes in \d+ ms, 96 x 64 pixels", answer["status"])
     assert answer["boxes"] == len(answer["rows"]) == 4
@@ -136,10 +117,10 @@ def test_the_page_draws_boxes_and_takes_a_complaint(served: tuple[str, Path], tm
     assert (row["complaint"], len(row["box"])) == ("false_alarm", 4)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_the_api_page_needs_no_other_host(served: tuple[str, Path], tmp_path: Path) -> None:
     url, _ = served
-    answer = answer_of(f"{url}/read_docs", tmp_path)
+    answer = answer_of(f"{url}/read_docs", tmp_path, BUDGET)
     assert {"/predict", "/feedback", "/health", "/ready", "/metrics"} <= set(answer["operations"])
     assert any(name.endswith("swagger-ui-bundle.js") for name in answer["requests"])
     assert [name for name in answer["requests"] if not name.startswith((answer["origin"], "data:"))] == []

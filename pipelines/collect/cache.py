@@ -25,7 +25,7 @@ from pipelines.collect import hash_index, measure, near
 from pipelines.collect.measure import THUMBNAIL_PX
 from pipelines.core import containers
 from pipelines.core.errors import DetloopError
-from pipelines.core.io import append_bytes, code_key, sha256_bytes
+from pipelines.core.io import append_bytes, code_folder, code_key, sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
 _PREFIX = "measured-"
@@ -59,7 +59,7 @@ class Cache:
     """The cache in a work folder. `files` and `measured` are tables; both are empty where there is no readable cache."""
 
     def __init__(self, work: Path) -> None:
-        self._folder = work / f"{_PREFIX}{_code_key(containers, measure)}"
+        self._folder = code_folder(work, _PREFIX, _code_key(containers, measure))
         self.files = pl.DataFrame(schema=FILES_SCHEMA)
         self.measured = pl.DataFrame(schema=MEASURED_SCHEMA)
         self._segments = 0
@@ -67,10 +67,7 @@ class Cache:
             self._load()
         except (DetloopError, OSError):
             shutil.rmtree(self._folder, ignore_errors=True)
-        for other in work.glob(f"{_PREFIX}*"):
-            if other != self._folder:
-                shutil.rmtree(other)
-        self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
 
     def _load(self) -> None:
         segments = sorted(self._folder.glob("measured-*.parquet"))

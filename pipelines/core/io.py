@@ -100,6 +100,16 @@ def code_key(modules: Sequence[ModuleType], versions: Sequence[str]) -> str:
     return sha256_bytes(repr([[inspect.getsource(module) for module in modules], *versions]).encode())[:16]
 
 
+def code_folder(work: Path, prefix: str, key: str) -> Path:
+    """`work/PREFIX+KEY`, made where it is not there; folders of the same prefix and another key, which other code left, are removed."""
+    folder = work / f"{prefix}{key}"
+    for other in work.glob(f"{prefix}*"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """A hard link where the file system can (no second copy on disk), else a copy that appears complete or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.core.errors import DataError, DetloopError, MissingInputError
-from pipelines.core.io import append_bytes, code_key, sha256_bytes
+from pipelines.core.io import append_bytes, code_folder, code_key, sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
 THUMBNAIL_PX = 48
@@ -47,17 +47,14 @@ class Looks:
     """The looks in a work folder: `places` has `image_id` and `place`, which addresses `thumbnails` and `cells`."""
 
     def __init__(self, work: Path) -> None:
-        self._folder = work / f"{_PREFIX}{code_key([sys.modules[__name__]], [cv2.__version__, np.__version__])}"
+        self._folder = code_folder(work, _PREFIX, code_key([sys.modules[__name__]], [cv2.__version__, np.__version__]))
         self.places = pl.DataFrame(schema={**_IDS_SCHEMA, "place": pl.Int64()})
         self._segments = 0
         try:
             self._load()
         except (DetloopError, OSError):
             shutil.rmtree(self._folder, ignore_errors=True)
-        for other in work.glob(f"{_PREFIX}*"):
-            if other != self._folder:
-                shutil.rmtree(other)
-        self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
 
     def _load(self) -> None:
         segments = sorted(self._folder.glob("looks-*.parquet"))
