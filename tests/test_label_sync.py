@@ -26,10 +26,11 @@ from pipelines.core.types import Annotation, Box
 from pipelines.formats.labelstudio import annotation_from_boxes, read_tasks, task_from_annotations
 from pipelines.formats.reading import Problem, ReadBox
 from pipelines.labeling.agreement import agreement, consensus_boxes, match_boxes
+from pipelines.labeling.memory import Memory
 from pipelines.labeling.opinions import Opinion, Policies, Verdict, judge
 from pipelines.labeling.resolve import resolve
-from pipelines.labeling.sources import row_with_problems, source_from_tasks
-from pipelines.labeling.sync import KnownImage, sync
+from pipelines.labeling.sources import Sources, row_with_problems, source_from_tasks
+from pipelines.labeling.sync import IMAGES, sync
 from pipelines.stages.label_sync import work
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -237,7 +238,7 @@ class Project:
     def run(self, labeling: str = "") -> Done:
         (self.folder / "params.yaml").write_text(PARAMS + (f"labeling: {{{labeling}}}\n" if labeling else ""))
         names = {"params": "params.yaml", "sources": "sources", "queue": "queue", "manifest": "manifest.parquet", "raw": "raw"}
-        names |= {"predictions": "predictions", "cache": "work/tasks.jsonl"}
+        names |= {"predictions": "predictions", "cache": "work/tasks.jsonl", "work": "work"}
         names |= {"annotations": "out/annotations.jsonl", "issues": "out/issues.jsonl", "metrics": "out/labels.json"}
         args = argparse.Namespace(**{name: self.folder / path for name, path in names.items()})
         errors = io.StringIO()
@@ -355,7 +356,19 @@ def test_same_content_same_bytes(project: Project):
 
 def test_the_stage_runs_as_a_module_and_starts_nothing_heavy(project: Project):
     (project.folder / "params.yaml").write_text(PARAMS)
-    paths = ("params.yaml", "sources", "queue", "manifest.parquet", "raw", "predictions", "cache", "annotations.jsonl", "issues.jsonl", "labels.json")
+    paths = (
+        "params.yaml",
+        "sources",
+        "queue",
+        "manifest.parquet",
+        "raw",
+        "predictions",
+        "cache",
+        "work",
+        "annotations.jsonl",
+        "issues.jsonl",
+        "labels.json",
+    )
     options = [text for path in paths for text in (f"--{path.partition('.')[0].replace('labels', 'metrics')}", str(project.folder / path))]
     command = [sys.executable, "-X", "importtime", "-m", "pipelines.stages.label_sync", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -500,19 +513,21 @@ def test_an_unknown_class_around_a_polygon_is_refused_as_well(project: Project):
 @pytest.mark.parametrize(
     "name", ["test_export_coco/data.json", "test_export_yolo/data.json", "test_export_doclang/data.json", "test_export_csv/csv_test.json"]
 )
-def test_of_real_exports_every_record_is_used_or_listed(shared: Path, name: str):
+def test_of_real_exports_every_record_is_used_or_listed(shared: Path, tmp_path: Path, name: str):
     raw = json.loads((shared / "data/label_studio_exports/sdk_converter" / name).read_bytes())
     regions: dict[str, int] = {}
-    kept: dict[str, KnownImage] = {}
+    kept: dict[str, tuple[int, int]] = {}
     for number, task in enumerate(raw):
         task["data"]["image_id"] = image_id = f"{number:064x}"
         for annotation in task["annotations"]:
             rows = [row for row in annotation["result"] if row["type"] not in ("relation", "choices", "textarea")]
             regions[str(annotation["id"])] = 0 if annotation.get("was_cancelled") else len(rows)
             sizes = [(row["original_width"], row["original_height"]) for row in rows if row.get("original_width")]
-            kept[image_id] = KnownImage(f"{number}.jpg", sizes[0] if sizes else kept.get(image_id, KnownImage("", (100, 100))).size_wh)
+            kept[image_id] = sizes[0] if sizes else kept.get(image_id, (100, 100))
     policies = replace(POLICIES, class_of={"rectangle_label": "a", "text": "b"}, unknown_class="drop")
-    done = sync(source_from_tasks(read_tasks(raw, name), "real", name), kept, {}, ("a", "b"), policies, "latest", 0.5)
+    images = pl.DataFrame([(f"{name}.jpg", name, "kept", None, *size) for name, size in kept.items()], schema=IMAGES, orient="row")
+    sources = Sources((source_from_tasks(read_tasks(raw, name), "real", name),))
+    done = sync(sources, images, ("a", "b"), policies, "latest", 0.5, Memory(tmp_path, "rules"))
     used = {number for item in done.annotations for number in item.annotation_ids}
     listed = {item.annotation_id for item in done.issues if item.kind == "superseded"}
     assert used | listed == set(regions)

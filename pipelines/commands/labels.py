@@ -17,8 +17,8 @@ from pipelines.labeling.server.client import TOKEN_VARIABLE, URL_VARIABLE, Clien
 from pipelines.labeling.server.progress import progress_of, progress_text
 from pipelines.labeling.server.project import find_project, open_project
 from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
-from pipelines.labeling.snapshot import SyncPaths, last_snapshot, resolved, write_snapshot
-from pipelines.labeling.sources import merged, read_sources
+from pipelines.labeling.snapshot import SyncPaths, last_snapshot, memory_of, resolved, write_snapshot
+from pipelines.labeling.sources import read_sources, with_source
 
 PARAMS = Path("params.yaml")
 PATHS = SyncPaths(
@@ -28,6 +28,7 @@ PATHS = SyncPaths(
     raw=Path("data/raw"),
     predictions=Path("data/predictions"),
     cache=Path("data/work/labels/tasks.jsonl"),
+    work=Path("data/work/labels"),
     annotations=Path("data/labels/annotations.jsonl"),
     issues=Path("data/labels/issues.jsonl"),
     metrics=Path("data/metrics/labels.json"),
@@ -113,7 +114,8 @@ def _pull(client: Client, params: Params, dry_run: bool, accept_loss: bool) -> i
         return 0
     with snapshot_stays():
         source = pull_source(project, PATHS, print, _bar)
-    synced = resolved(merged([read_sources(PATHS.sources), source]), params, PATHS)
+    known = memory_of(params, PATHS)
+    synced = resolved(with_source(read_sources(PATHS.sources, known), source), params, PATHS, known)
     if dry_run:
         before = {item.image_id: item for item in last_snapshot(PATHS)}
         changed = sum(before.get(item.image_id) != item for item in synced.annotations)

@@ -70,6 +70,11 @@ class Issue:
         }
 
 
+def issue_from_json(row: Mapping[str, Any]) -> Issue:
+    """The inverse of `Issue.to_json`."""
+    return Issue(row["source"], row["image_id"], row["annotation_id"], row["kind"], row["detail"], row["action"], row["class"])
+
+
 @dataclass(frozen=True)
 class Policies:
     """The part of params.yaml that judges regions; `class_of` maps every name and alias to the class's name. See `LabelingParams` for the values."""

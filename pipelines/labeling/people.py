@@ -7,8 +7,9 @@ them drew is an object that the other called nothing. Each object of each pair o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
+from math import fsum
 from statistics import mean, median
 from typing import Any
 
@@ -54,22 +55,34 @@ def krippendorffs_alpha(found: Sequence[Unit]) -> float | None:
     return 1 - (total - 1) * observed / expected
 
 
-def agreement_figures(verdicts: Mapping[str, Sequence[Verdict]], min_iou: float) -> dict[str, Any]:
-    """Alpha over all, and for each pair of people: images, mean IoU, class agreement on the objects that both drew, kappa."""
-    images: dict[Unit, list[tuple[Sequence[Box], Sequence[Box]]]] = {}
-    for items in verdicts.values():
-        newest = _newest_by_person(items)
-        for a, b in combinations(sorted(newest, key=_person_order), 2):
-            images.setdefault((a, b), []).append((newest[a].boxes, newest[b].boxes))
-    found = {pair: [unit for a, b in boxes for unit in units(a, b, min_iou)] for pair, boxes in images.items()}
+def pairs_of_image(verdicts: Sequence[Verdict], min_iou: float) -> list[list[Any]]:
+    """For each pair of people who answered on one image: the two, the mean IoU, and their `units`."""
+    newest = _newest_by_person(verdicts)
+    versions = [(a, b, newest[a].boxes, newest[b].boxes) for a, b in combinations(sorted(newest, key=_person_order), 2)]
+    return [[a, b, agreement([left, right]).mean_iou, units(left, right, min_iou)] for a, b, left, right in versions]
+
+
+def seconds_of_image(opinions: Iterable[Opinion]) -> list[list[Any]]:
+    """For each annotation with a time: who, seconds, whether it began with pre-labels."""
+    timed = [item for item in opinions if item.lead_time_s is not None and item.state != "skipped"]
+    return [[list(item.annotators), item.lead_time_s, bool(item.prelabels and item.prelabels.boxes)] for item in timed]
+
+
+def agreement_figures(pairs_of_images: Iterable[Sequence[Sequence[Any]]]) -> dict[str, Any]:
+    """Alpha over all, and for each pair of people: images, mean IoU, class agreement on the objects that both drew, kappa; of `pairs_of_image`."""
+    ious: dict[Unit, list[float]] = {}
+    found: dict[Unit, list[Unit]] = {}
+    for a, b, mean_iou, objects in (pair for pairs in pairs_of_images for pair in pairs):
+        ious.setdefault((a, b), []).append(mean_iou)
+        found.setdefault((a, b), []).extend((left, right) for left, right in objects)
     pairs = []
-    for pair in sorted(images, key=lambda pair: tuple(map(_person_order, pair))):
+    for pair in sorted(ious, key=lambda pair: tuple(map(_person_order, pair))):
         both = [unit for unit in found[pair] if NOTHING not in unit]
         pairs.append(
             {
                 "people": list(pair),
-                "images": len(images[pair]),
-                "mean_iou": mean(agreement(boxes).mean_iou for boxes in images[pair]),
+                "images": len(ious[pair]),
+                "mean_iou": mean(ious[pair]),
                 "class_agreement": sum(a == b for a, b in both) / len(both) if both else None,
                 "kappa": cohens_kappa(found[pair]),
             }
@@ -77,27 +90,27 @@ def agreement_figures(verdicts: Mapping[str, Sequence[Verdict]], min_iou: float)
     return {"alpha": krippendorffs_alpha([unit for items in found.values() for unit in items]), "pairs": pairs}
 
 
-def time_figures(opinions: Iterable[Opinion]) -> dict[str, Any]:
-    """Seconds for each image (all its annotations together), each person's annotations, and with and without pre-labels to start from."""
-    timed = [item for item in opinions if item.lead_time_s is not None and item.state != "skipped"]
-    per_image: dict[str, float] = {}
+def time_figures(seconds_of_images: Iterable[Sequence[Sequence[Any]]]) -> dict[str, Any]:
+    """Seconds for each image (all its annotations together), each person's annotations, and with and without pre-labels; of `seconds_of_image`."""
+    per_image: list[float] = []
     per_person: dict[str, list[float]] = {}
-    for item in timed:
-        per_image[item.image_id] = per_image.get(item.image_id, 0.0) + (item.lead_time_s or 0)
-        for person in item.annotators:
-            per_person.setdefault(person, []).append(item.lead_time_s or 0)
-    shown = [item.lead_time_s or 0 for item in timed if item.prelabels and item.prelabels.boxes]
-    bare = [item.lead_time_s or 0 for item in timed if not (item.prelabels and item.prelabels.boxes)]
+    by_start: dict[bool, list[float]] = {True: [], False: []}
+    for timed in seconds_of_images:
+        per_image.append(sum(seconds for _, seconds, _ in timed))
+        for people, seconds, shown in timed:
+            by_start[shown].append(seconds)
+            for person in people:
+                per_person.setdefault(person, []).append(seconds)
     return {
-        "images": _spread(list(per_image.values())),
+        "images": _spread(per_image),
         "people": {person: _spread(per_person[person]) for person in sorted(per_person, key=_person_order)},
-        "with_prelabels": _spread(shown),
-        "without_prelabels": _spread(bare),
+        "with_prelabels": _spread(by_start[True]),
+        "without_prelabels": _spread(by_start[False]),
     }
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, Any]:
-    return {"count": len(seconds), "median_s": median(seconds) if seconds else None, "total_s": sum(seconds)}
+    return {"count": len(seconds), "median_s": median(seconds) if seconds else None, "total_s": fsum(seconds) if seconds else 0}
 
 
 def _newest_by_person(items: Sequence[Verdict]) -> dict[str, Verdict]:

@@ -6,15 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
+from pipelines.core import boxes, records, types
 from pipelines.core.errors import counted
-from pipelines.core.io import write_jsonl, write_metrics
+from pipelines.core.io import code_key, sha256_bytes, write_bytes, write_metrics
 from pipelines.core.params import LabelingParams, Params
-from pipelines.core.records import read_annotations, read_manifest, write_annotations
+from pipelines.core.records import read_annotations, read_manifest
+from pipelines.core.tables import jsonl_bytes
 from pipelines.core.types import Annotation
+from pipelines.formats import labelstudio, reading
+from pipelines.labeling import agreement, memory, opinions, people, prelabel_accounts, resolve, summary
+from pipelines.labeling import sources as sources_
+from pipelines.labeling import sync as sync_
 from pipelines.labeling.loss import require_few_lost
+from pipelines.labeling.memory import Memory
 from pipelines.labeling.opinions import Policies
 from pipelines.labeling.sources import Sources
-from pipelines.labeling.sync import KnownImage, Synced, sync
+from pipelines.labeling.sync import IMAGES, Synced, sync
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class SyncPaths:
     raw: Path
     predictions: Path
     cache: Path
+    work: Path
     annotations: Path
     issues: Path
     metrics: Path
@@ -42,13 +53,10 @@ def conflicts(annotations: Sequence[Annotation]) -> dict[str, tuple[str, ...]]:
     return {item.image_id: item.annotation_ids for item in annotations if item.state == "conflict"}
 
 
-def resolved(sources: Sources, params: Params, paths: SyncPaths) -> Synced:
-    """One label an image from all sources, under the policies of params.yaml."""
+def policies_of(params: Params) -> Policies:
+    """The policies of params.yaml."""
     rules = params.labeling
-    manifest = read_manifest(paths.manifest).select("origin", "image_id", "status", "reason", "width_px", "height_px")
-    kept = {image_id: KnownImage(origin, (width, height)) for origin, image_id, status, _, width, height in manifest.iter_rows() if status == "kept"}
-    dropped = {image_id: reason or "dropped" for _, image_id, status, reason, _, _ in manifest.iter_rows() if status != "kept" and image_id}
-    policies = Policies(
+    return Policies(
         class_of=params.class_of,
         past_edge=rules.past_edge,
         rotated=rules.rotated,
@@ -60,7 +68,23 @@ def resolved(sources: Sources, params: Params, paths: SyncPaths) -> Synced:
         duplicate_region_id=rules.duplicate_region_id,
         min_box_side_px=rules.min_box_side_px,
     )
-    return sync(sources, kept, dropped, params.class_names, policies, rules.resolve, rules.consensus_iou)
+
+
+def memory_of(params: Params, paths: SyncPaths) -> Memory:
+    """What earlier syncs found out under the rules of params.yaml, by the same code."""
+    rules = params.labeling
+    code = code_key(
+        [labelstudio, reading, agreement, memory, opinions, people, prelabel_accounts, resolve, sources_, summary, sync_, boxes, records, types],
+        [pl.__version__, np.__version__],
+    )
+    return Memory(paths.work, sha256_bytes(f"{code} {policies_of(params)} {rules.resolve} {rules.consensus_iou}".encode())[:16])
+
+
+def resolved(sources: Sources, params: Params, paths: SyncPaths, known: Memory) -> Synced:
+    """One label an image from all sources, under the policies of params.yaml."""
+    rules = params.labeling
+    images = read_manifest(paths.manifest).select(IMAGES)
+    return sync(sources, images, params.class_names, policies_of(params), rules.resolve, rules.consensus_iou, known)
 
 
 def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, accept_loss: bool = False) -> str:
@@ -71,12 +95,12 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
     """
     if rules.source == "label_studio" and not accept_loss:
         require_few_lost(last_snapshot(paths), synced.annotations, rules.max_loss_fraction)
-    write_jsonl(paths.issues, [item.to_json() for item in synced.issues])
+    write_bytes(paths.issues, jsonl_bytes(synced.issue_table))
     write_metrics(paths.metrics, synced.metrics)
-    write_annotations(paths.annotations, synced.annotations)
+    write_bytes(paths.annotations, jsonl_bytes(synced.table))
     states = synced.metrics["states"]
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "
         f"{states['conflict']} in conflict, {synced.metrics['unlabeled_images']} unlabeled; "
-        f"{synced.metrics['boxes']} boxes, {counted(len(synced.issues), 'issue')}"
+        f"{synced.metrics['boxes']} boxes, {counted(len(synced.issue_table), 'issue')}"
     )

@@ -6,36 +6,52 @@ A line of NAME.jsonl is a line of annotations.jsonl whose boxes may still be wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from pipelines.core.errors import DataError
-from pipelines.core.io import iter_jsonl, read_json, require_folder
+from pipelines.core.io import iter_jsonl, read_json, require_folder, sha256_bytes
 from pipelines.core.records import annotation_from_row, row_from_annotation
 from pipelines.core.types import Annotation
 from pipelines.formats.labelstudio import LabelStudioAnnotation, LabelStudioTask, read_tasks
 from pipelines.formats.reading import Problem, ReadBox
-from pipelines.labeling.opinions import Issue, Opinion
+from pipelines.labeling.memory import OPINIONS_SCHEMA, Memory
+from pipelines.labeling.opinions import Issue, Opinion, issue_from_json
 from pipelines.labeling.resolve import moment
+
+_COUNTS = ("unlabeled_tasks", "drafts", "predictions")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source: its opinions as a table (`image_id`, `says`), themselves by row when asked for, its records that belong to no image, and what it
+    has that is no label."""
+
+    name: str
+    table: pl.DataFrame
+    opinions: Callable[[Sequence[int]], list[Opinion]]
+    issues: tuple[Issue, ...] = ()
+    unlabeled_tasks: int = 0
+    drafts: int = 0
+    predictions: int = 0
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All opinions of all sources, the records that belong to no image, and what was seen but is no label."""
+    """All sources, and the files beside them that are none."""
 
-    names: tuple[str, ...]
-    opinions: tuple[Opinion, ...]
-    issues: tuple[Issue, ...]
-    unlabeled_tasks: int
-    drafts: int
-    predictions: int
-    other_files: tuple[str, ...]
+    sources: tuple[Source, ...]
+    other_files: tuple[str, ...] = ()
 
 
-def read_sources(folder: Path) -> Sources:
-    """Read every source in `folder`, by name.
+def read_sources(folder: Path, memory: Memory) -> Sources:
+    """Every source in `folder`, by name; files that `memory` knows are not parsed again.
 
     Raises:
         MissingInputError: no such folder.
@@ -49,31 +65,21 @@ def read_sources(folder: Path) -> Sources:
     if twice:
         raise DataError(f"{folder} has {twice[0]}.json and {twice[0]}.jsonl: a source has one file, rename or remove one")
     other = tuple(path.name for path in entries if path not in files)
-    return merged([*(_read_source(path) for path in files), Sources((), (), (), 0, 0, 0, other)])
+    return Sources(tuple(_read_source(path, memory) for path in files), other)
 
 
-def merged(parts: Sequence[Sources]) -> Sources:
-    """Several sources as one.
+def with_source(sources: Sources, source: Source) -> Sources:
+    """One source more.
 
     Raises:
-        DataError: two of one name.
+        DataError: there is one of its name.
     """
-    names = tuple(name for part in parts for name in part.names)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"two label sources have the name {twice[0]!r}: rename the file, or labeling.project")
-    return Sources(
-        names,
-        tuple(item for part in parts for item in part.opinions),
-        tuple(item for part in parts for item in part.issues),
-        sum(part.unlabeled_tasks for part in parts),
-        sum(part.drafts for part in parts),
-        sum(part.predictions for part in parts),
-        tuple(name for part in parts for name in part.other_files),
-    )
+    if source.name in {item.name for item in sources.sources}:
+        raise DataError(f"two label sources have the name {source.name!r}: rename the file, or labeling.project")
+    return Sources((*sources.sources, source), sources.other_files)
 
 
-def source_from_tasks(tasks: Iterable[LabelStudioTask], name: str, where: str) -> Sources:
+def source_from_tasks(tasks: Iterable[LabelStudioTask], name: str, where: str) -> Source:
     """The opinions of Label Studio tasks, from a file or a server; `where` says from which, for messages."""
     opinions: list[Opinion] = []
     issues: list[Issue] = []
@@ -87,12 +93,24 @@ def source_from_tasks(tasks: Iterable[LabelStudioTask], name: str, where: str) -
             issues.extend(Issue(name, None, item.annotation_id, "no_image_id", detail, "not_used") for item in task.annotations)
         else:
             opinions.extend(_opinion_from_annotation(name, where, task, task.image_id, item) for item in task.annotations)
-    return Sources((name,), tuple(opinions), tuple(issues), unlabeled, drafts, predictions, ())
+    says = [_hash(repr(item).encode()) for item in opinions]
+    return Source(name, _table(opinions, says), _of(opinions), tuple(issues), unlabeled, drafts, predictions)
 
 
-def _read_source(path: Path) -> Sources:
-    if path.suffix == ".jsonl":
-        return Sources((path.stem,), tuple(_opinions_from_lines(path)), (), 0, 0, 0, ())
+def _read_source(path: Path, memory: Memory) -> Source:
+    content = path.read_bytes()
+    key = _hash(path.name.encode() + b"\0" + content)
+    known = memory.source(key)
+    if known is not None:
+        table, facts = known
+        issues = tuple(issue_from_json(row) for row in facts["issues"])
+        return Source(path.stem, table, _reread(path, content, table), issues, *(facts[name] for name in _COUNTS))
+    source = _source_from_lines(path, content) if path.suffix == ".jsonl" else _source_from_export(path)
+    memory.save_source(key, source.table, {"issues": [item.to_json() for item in source.issues], **{name: getattr(source, name) for name in _COUNTS}})
+    return source
+
+
+def _source_from_export(path: Path) -> Source:
     tasks = read_tasks(read_json(path), str(path))
     if tasks and not any(task.image_id for task in tasks):
         raise DataError(
@@ -100,6 +118,47 @@ def _read_source(path: Path) -> Sources:
             f"`detloop import {path} --format labelstudio --images FOLDER`"
         )
     return source_from_tasks(tasks, path.stem, str(path))
+
+
+def _source_from_lines(path: Path, content: bytes) -> Source:
+    opinions = list(_opinions_from_lines(path))
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for line in io.BytesIO(content):
+        if line.strip():
+            spans.append((start, start + len(line)))
+        start += len(line)
+    if len(spans) != len(opinions):
+        raise DataError(f"{path} changed while it was read: run `dvc repro` again when nothing writes to it")
+    name = path.stem.encode() + b"\0"
+    return Source(path.stem, _table(opinions, [_hash(name + content[start:end]) for start, end in spans], spans), _of(opinions))
+
+
+def _table(opinions: Sequence[Opinion], says: Sequence[str], spans: Sequence[tuple[int, int]] = ()) -> pl.DataFrame:
+    places = spans or [(0, 0)] * len(opinions)
+    columns = {
+        "image_id": [item.image_id for item in opinions],
+        "says": says,
+        "start": [span[0] for span in places],
+        "end": [span[1] for span in places],
+    }
+    return pl.DataFrame(columns, schema=OPINIONS_SCHEMA)
+
+
+def _of(opinions: Sequence[Opinion]) -> Callable[[Sequence[int]], list[Opinion]]:
+    return lambda rows: [opinions[row] for row in rows]
+
+
+def _reread(path: Path, content: bytes, table: pl.DataFrame) -> Callable[[Sequence[int]], list[Opinion]]:
+    """Opinions of a file that was read before: of lines only those asked for, of an export all."""
+    if path.suffix != ".jsonl":
+        return lambda rows: _source_from_export(path).opinions(rows) if rows else []
+    spans = table.select("start", "end")
+    return lambda rows: [_opinion_from_row(path.stem, json.loads(content[slice(*spans.row(row))]), f"{path} line {row + 1}") for row in rows]
+
+
+def _hash(content: bytes) -> str:
+    return sha256_bytes(content)[:32]
 
 
 def row_with_problems(annotation: Annotation, problems: tuple[Problem, ...]) -> dict[str, Any]:
@@ -112,26 +171,29 @@ def row_with_problems(annotation: Annotation, problems: tuple[Problem, ...]) -> 
 
 def _opinions_from_lines(path: Path) -> Iterator[Opinion]:
     for number, row in enumerate(iter_jsonl(path), start=1):
-        where = f"{path} line {number}"
-        try:
-            item = annotation_from_row(row)
-            problems = tuple(_problem(entry) for entry in row.get("problems", []))
-            opinion = Opinion(
-                source=path.stem,
-                image_id=item.image_id,
-                state=item.state,
-                boxes=tuple(ReadBox(box, f"box {position}") for position, box in enumerate(item.boxes, start=1)),
-                problems=problems,
-                sizes_wh=((item.width_px, item.height_px),),
-                annotators=item.annotators,
-                annotation_ids=item.annotation_ids,
-                annotated_at=item.annotated_at,
-            )
-        except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{where} is not an annotation line ({error!r}): write the source anew with `detloop import`") from error
-        if item.state not in ("labeled", "verified_empty", "skipped", "conflict") or (item.state == "labeled") != bool(item.boxes or problems):
-            raise DataError(f"{where} has state {item.state!r} with {len(item.boxes)} boxes: write the source anew with `detloop import`")
-        yield _dated(opinion, where)
+        yield _opinion_from_row(path.stem, row, f"{path} line {number}")
+
+
+def _opinion_from_row(name: str, row: Mapping[str, Any], where: str) -> Opinion:
+    try:
+        item = annotation_from_row(row)
+        problems = tuple(_problem(entry) for entry in row.get("problems", []))
+        opinion = Opinion(
+            source=name,
+            image_id=item.image_id,
+            state=item.state,
+            boxes=tuple(ReadBox(box, f"box {position}") for position, box in enumerate(item.boxes, start=1)),
+            problems=problems,
+            sizes_wh=((item.width_px, item.height_px),),
+            annotators=item.annotators,
+            annotation_ids=item.annotation_ids,
+            annotated_at=item.annotated_at,
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{where} is not an annotation line ({error!r}): write the source anew with `detloop import`") from error
+    if item.state not in ("labeled", "verified_empty", "skipped", "conflict") or (item.state == "labeled") != bool(item.boxes or problems):
+        raise DataError(f"{where} has state {item.state!r} with {len(item.boxes)} boxes: write the source anew with `detloop import`")
+    return _dated(opinion, where)
 
 
 def _opinion_from_annotation(name: str, where: str, task: LabelStudioTask, image_id: str, item: LabelStudioAnnotation) -> Opinion:

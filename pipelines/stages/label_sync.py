@@ -14,8 +14,8 @@ from pipelines.core.params import load_params
 from pipelines.labeling.server.client import connect
 from pipelines.labeling.server.project import no_bar, open_project
 from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
-from pipelines.labeling.snapshot import SyncPaths, conflicts, last_snapshot, resolved, write_snapshot
-from pipelines.labeling.sources import merged, read_sources
+from pipelines.labeling.snapshot import SyncPaths, conflicts, last_snapshot, memory_of, resolved, write_snapshot
+from pipelines.labeling.sources import read_sources, with_source
 
 PATHS = {
     "sources": "folder of label sources (NAME.json, NAME.jsonl)",
@@ -24,6 +24,7 @@ PATHS = {
     "raw": "folder that the manifest's paths start from",
     "predictions": "folder of the last round's detections; may be missing",
     "cache": "what the server had at the last pull; may be deleted",
+    "work": "folder for what the next sync may use again",
     "annotations": "the snapshot to write",
     "issues": "one line for each record that was dropped, altered or not used",
     "metrics": "labels.json",
@@ -34,16 +35,17 @@ def work(args: argparse.Namespace) -> None:
     """See the module; on any error the last snapshot stays as it is."""
     params = load_params(args.params)
     paths = SyncPaths(**{name: getattr(args, name) for name in PATHS})
-    sources = read_sources(paths.sources)
+    known = memory_of(params, paths)
+    sources = read_sources(paths.sources, known)
     if params.labeling.source == "files":
-        print(f"labels: {write_snapshot(resolved(sources, params, paths), params.labeling, paths)}")
+        print(f"labels: {write_snapshot(resolved(sources, params, paths, known), params.labeling, paths)}")
         return
     with snapshot_stays(), connect() as client:
         project = open_project(client, params.labeling.project, params.class_names, params.class_of)
         print(f"pushed to {project.page}: {push_queue(project, params, paths, no_bar)}")
-        sources = merged([sources, pull_source(project, paths, lambda text: print(f"pulled: {text}"), no_bar)])
+        sources = with_source(sources, pull_source(project, paths, lambda text: print(f"pulled: {text}"), no_bar))
         before = conflicts(last_snapshot(paths))
-        synced = resolved(sources, params, paths)
+        synced = resolved(sources, params, paths, known)
         print(f"labels: {write_snapshot(synced, params.labeling, paths)}")
         if conflicts(synced.annotations) != before:  # what is in dispute now goes back to people at once
             print(f"pushed to {project.page}: {push_queue(project, params, paths, no_bar)}")

@@ -16,7 +16,7 @@ from pipelines.labeling.server.pull import pull, pulled_tasks
 from pipelines.labeling.server.push import PushReport, push
 from pipelines.labeling.server.questions import AskedImage, Questions, open_questions
 from pipelines.labeling.snapshot import SyncPaths, last_snapshot
-from pipelines.labeling.sources import Sources, source_from_tasks
+from pipelines.labeling.sources import Source, source_from_tasks
 
 
 def read_questions(paths: SyncPaths) -> Questions:
@@ -45,7 +45,7 @@ def snapshot_stays() -> Iterator[None]:
         raise ServerError(f"{error}. The last snapshot stays as it is; `dvc repro --downstream dataset` goes on with it") from error
 
 
-def pull_source(project: Project, paths: SyncPaths, note: Callable[[str], None], bar: Bar) -> Sources:
+def pull_source(project: Project, paths: SyncPaths, note: Callable[[str], None], bar: Bar) -> Source:
     """The server's annotations as a label source, named after the project."""
     cache = pull(project, paths.cache, note, bar)
     tasks = (read_task(row, f"{project.page}?task={row['id']}") for row in pulled_tasks(cache))
