@@ -1,5 +1,7 @@
 """The champion gate on real trainings of the sample: what it says of a model against itself, of another seed, of a broken class, of twice the labels.
 
+A class breaks in three ways: most of its detections are gone, all are gone, or it goes by the name of the next class.
+
 Usage: python benchmarks/gate.py [--work FOLDER] [--images 400] [--epochs 50] [--imgsz 256]
 
 Trains on the sample: five seeds on all training images, one on half of them (a work folder that is kept goes on where it was interrupted). The seed
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,8 @@ from pipelines.core.params import load_params  # noqa: E402
 from pipelines.core.records import ground_truth, read_detections, read_samples, write_samples  # noqa: E402
 from pipelines.core.slices import SliceLimits  # noqa: E402
 from pipelines.core.types import Detections  # noqa: E402
-from pipelines.evaluation.coco import match_tables  # noqa: E402
-from pipelines.evaluation.differences import Resampling, differences, figures, parts_of  # noqa: E402
-from pipelines.evaluation.seeds import Spread, spread_of  # noqa: E402
+from pipelines.evaluation.differences import Resampling, differences, training_figures  # noqa: E402
+from pipelines.evaluation.seeds import Figures, Spread, spread_of  # noqa: E402
 from pipelines.evaluation.verdict import SuiteChange, Verdict, decide  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "gate.json"
@@ -39,7 +41,7 @@ COMPARED = (0, 1)  # the other seeds measure the noise
 HALF = "half"
 BOOTSTRAP_SEEDS = range(20)
 RESAMPLES = 400
-BROKEN_SHARE = 0.6  # of a broken class's detections are taken out
+BROKEN_SHARE = 0.6  # of a class's detections are gone where it is broken in part
 
 
 def run(module: str, params: Path, **paths: Path) -> None:
@@ -75,9 +77,11 @@ def make_dataset(work: Path, images: int) -> None:
     collect_outs = {"raw": raw, "work": work / "cache", "metrics": metrics / "collect.json"}
     run("pipelines.stages.collect", params, inbox=work / "inbox", fetched=work / "fetched", **settings, **collect_outs)
     label_outs = {"annotations": annotations, "issues": work / "issues.jsonl", "metrics": metrics / "labels.json"}
-    run("pipelines.stages.label_sync", params, sources=labels, manifest=manifest, **label_outs)
-    dataset_outs = {"assignments": work / "assignments.jsonl", "dataset": work / "dataset", "metrics": metrics / "dataset.json"}
-    run("pipelines.stages.dataset", params, manifest=manifest, annotations=annotations, **dataset_outs)
+    label_work = {"queue": work / "queue", "raw": raw, "predictions": work / "no_predictions", "cache": work / "tasks.jsonl"}
+    run("pipelines.stages.label_sync", params, sources=labels, manifest=manifest, **label_work, **label_outs)
+    records = {name: work / f"{name}.{ending}" for name, ending in (("assignments", "jsonl"), ("rounds", "jsonl"), ("looks", "parquet"))}
+    dataset_outs = {"dataset": work / "dataset", "metrics": metrics / "dataset.json"}
+    run("pipelines.stages.dataset", params, manifest=manifest, annotations=annotations, raw=raw, **records, **dataset_outs)
     for split in ("train", "val", "test"):
         samples = read_samples(work / "dataset" / f"{split}.jsonl")
         if split == "train":
@@ -109,26 +113,30 @@ class Asked:
         self.samples = sorted(read_samples(work / "dataset" / "test.jsonl"), key=lambda item: item.image_id)
         self.truth = [ground_truth(item, self.classes) for item in self.samples]
         self.found = {name: self._read(work / name) for name in (*(f"seed{seed}" for seed in SEEDS), HALF + "0")}
-        self.figures = {name: self._figures(found) for name, found in self.found.items()}
+        self.noise = self.figures([f"seed{seed}" for seed in SEEDS if seed not in COMPARED])
+
+    def figures(self, names: Sequence[str]) -> list[Figures]:
+        """Of these models, as trainings that differ by their seed alone."""
+        resampling = Resampling(self.params.champion.confidence, RESAMPLES, self.params.champion.seed)
+        return training_figures(self.samples, self.truth, [self.found[name] for name in names], self.classes, self.limits, resampling)
 
     def _read(self, folder: Path) -> list[Detections]:
         found = read_detections(folder / "predictions" / "test.parquet", self.classes)
         return [found.get(item.image_id, Detections.empty()) for item in self.samples]
 
-    def _figures(self, found: list[Detections]) -> dict[str, dict[str, float | None]]:
-        parts = parts_of(self.samples, self.classes, self.limits)
-        once = np.ones((1, len(self.samples)), np.int64)
-        values = figures(parts, match_tables(self.truth, found, len(self.classes)), once)
-        return {name: {metric: None if np.isnan(value[0]) else float(value[0]) for metric, value in part.items()} for name, part in values.items()}
-
-    def broken(self, name: str, class_index: int) -> list[Detections]:
-        """A model's detections without most of those of one class."""
+    def broken(self, name: str, class_index: int, share: float) -> list[Detections]:
+        """A model's detections without a share of those of one class."""
         rng = np.random.default_rng(0)
         result = []
         for item in self.found[name]:
-            keep = (item.class_index != class_index) | (rng.random(len(item)) > BROKEN_SHARE)
+            keep = (item.class_index != class_index) | (rng.random(len(item)) >= share)
             result.append(Detections(item.xyxy[keep], item.score[keep], item.class_index[keep]))
         return result
+
+    def renamed(self, name: str, class_index: int) -> list[Detections]:
+        """A model's detections, those of one class under the name of the next."""
+        other = (class_index + 1) % len(self.classes)
+        return [Detections(item.xyxy, item.score, np.where(item.class_index == class_index, other, item.class_index)) for item in self.found[name]]
 
     def verdicts(self, champion: list[Detections], candidate: list[Detections], spread: Spread | None) -> list[Verdict]:
         """The gate's answers in all bootstrap seeds."""
@@ -147,7 +155,7 @@ class Asked:
 def asked(work: Path) -> dict[str, Any]:
     """Every question's verdicts, counted, and the share of those that are as wanted."""
     data = Asked(work)
-    spread = spread_of([data.figures[f"seed{seed}"] for seed in SEEDS if seed not in COMPARED])
+    spread = spread_of(data.noise)
     first, second = (data.found[f"seed{seed}"] for seed in COMPARED)
     questions = {
         "itself": (first, first, "inconclusive"),
@@ -155,13 +163,21 @@ def asked(work: Path) -> dict[str, Any]:
         "another_seed_back": (second, first, "inconclusive"),
         "twice_the_labels": (data.found[HALF + "0"], first, "promote"),
         "half_the_labels": (first, data.found[HALF + "0"], "reject"),
-        **{f"broken_{name}": (first, data.broken("seed0", index), "reject") for index, name in enumerate(data.classes)},
     }
+    broken_class = {}
+    for index, name in enumerate(data.classes):
+        for how, found in (
+            ("broken", data.broken("seed0", index, BROKEN_SHARE)),
+            ("lost", data.broken("seed0", index, 1.0)),
+            ("renamed", data.renamed("seed0", index)),
+        ):
+            broken_class[f"{how}_{name}"] = name
+            questions[f"{how}_{name}"] = (first, found, "reject")
     result: dict[str, Any] = {}
     for name, (champion, candidate, wanted) in questions.items():
         answers = data.verdicts(champion, candidate, spread)
         as_wanted = [
-            item.word == wanted and (not name.startswith("broken_") or any(f"class {name[7:]} lost" in reason for reason in item.reasons))
+            item.word == wanted and (name not in broken_class or any(f"class {broken_class[name]} lost" in reason for reason in item.reasons))
             for item in answers
         ]
         words = [item.word for item in answers]
@@ -172,7 +188,10 @@ def asked(work: Path) -> dict[str, Any]:
             "first_reasons": list(answers[0].reasons),
         }
         print(name, result[name], flush=True)
-    test = {name: {metric: part["all"][metric] for metric in ("AP", "AP50")} for name, part in data.figures.items()}
+    test = {
+        name: {metric: part["all"][metric] for metric in ("AP", "AP50")}
+        for name, part in zip(data.found, data.figures(list(data.found)), strict=True)
+    }
     return {"test": test, "test_images": len(data.samples), "questions": result}
 
 

@@ -20,8 +20,7 @@ from pipelines.core.params import Params, load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import Detections
-from pipelines.evaluation.coco import match_tables
-from pipelines.evaluation.differences import figures, parts_of
+from pipelines.evaluation.differences import Resampling, training_figures
 from pipelines.evaluation.seeds import MIN_SEEDS, Figures
 
 DATA = Path("data")  # as dvc.yaml has it
@@ -51,11 +50,10 @@ def run(args: argparse.Namespace) -> int:
         require_file(path, "run `dvc repro`").read_bytes() for path in (PARAMS, DATA / "start" / "train.jsonl", DATA / "dataset" / "test.jsonl")
     ]
     base = WORK / sha256_bytes(b"\n".join(content))[:12]
-    trainings: list[Figures] = []
-    for number in range(args.trainings):
-        seed = FIRST_SEED + number
-        trainings.append(_figures(params, _predictions(base / str(seed), seed)))
-        print(f"seed {seed}: test AP {trainings[-1]['all']['AP'] or 0:.3f}, AP50 {trainings[-1]['all']['AP50'] or 0:.3f}", flush=True)
+    predictions = [_predictions(base / str(FIRST_SEED + number), FIRST_SEED + number) for number in range(args.trainings)]
+    trainings = _figures(params, predictions)
+    for number, training in enumerate(trainings):
+        print(f"seed {FIRST_SEED + number}: test AP {training['all']['AP'] or 0:.3f}, AP50 {training['all']['AP50'] or 0:.3f}")
     write_champions(RECORD, replace(record, seed_noise=tuple(trainings)))
     shutil.rmtree(base, ignore_errors=True)
     spread = np.std([training["all"]["AP"] or 0.0 for training in trainings], ddof=1)
@@ -96,13 +94,11 @@ def _stage(module: str, options: Sequence[str | Path]) -> None:
         raise DetloopError(f"python -m {module} ended with {done.returncode}: mend what it says above, then run the same command again")
 
 
-def _figures(params: Params, predictions: Path) -> Figures:
-    classes, values = params.class_names, params.evaluate
+def _figures(params: Params, predictions: Sequence[Path]) -> list[Figures]:
+    classes, values, settings = params.class_names, params.evaluate, params.champion
     limits = SliceLimits(values.small_area_px, values.medium_area_px, values.dark_below, values.bright_above)
     samples = sorted(read_samples(DATA / "dataset" / "test.jsonl"), key=lambda item: item.image_id)
-    found = read_detections(predictions, classes)
-    detections = [found.get(sample.image_id, Detections.empty()) for sample in samples]
     truth = [ground_truth(sample, classes) for sample in samples]
-    tables = match_tables(truth, detections, len(classes), small_area_px=limits.small_area_px, medium_area_px=limits.medium_area_px)
-    parts = figures(parts_of(samples, classes, limits), tables, np.ones((1, len(samples)), np.int64))
-    return {name: {metric: None if np.isnan(value[0]) else float(value[0]) for metric, value in part.items()} for name, part in parts.items()}
+    found = [read_detections(path, classes) for path in predictions]
+    detections = [[each.get(sample.image_id, Detections.empty()) for sample in samples] for each in found]
+    return training_figures(samples, truth, detections, classes, limits, Resampling(settings.confidence, settings.resamples, settings.seed))

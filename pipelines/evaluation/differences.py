@@ -19,7 +19,7 @@ from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Detections, GroundTruth, Sample
 from pipelines.evaluation.bootstrap import average_precision, group_weights
 from pipelines.evaluation.coco import MatchTable, match_tables
-from pipelines.evaluation.seeds import Spread
+from pipelines.evaluation.seeds import IMAGE_SD, Figures, Spread
 
 WHOLE = "all"
 METRICS = ("AP", "AP50")
@@ -121,19 +121,15 @@ def differences(
     parts = parts_of(samples, classes, limits)
     rng = np.random.default_rng(resampling.seed)
     groups = [sample.group for sample in samples]
-    once = np.ones((1, len(samples)), np.int64)
-    weights = np.concatenate([once, group_weights(groups, resampling.resamples, rng)])
-    sets = [
-        match_tables(truth, found, len(classes), small_area_px=limits.small_area_px, medium_area_px=limits.medium_area_px)
-        for found in (champion, candidate)
-    ]
+    weights = _weights(samples, resampling.resamples, rng)
+    sets = [_tables(truth, found, len(classes), limits) for found in (champion, candidate)]
     old, new = (figures(parts, tables, weights) for tables in sets)
     counts = {part.name: _counts(part, sets[0], groups) for part in parts}
     judged = {part.name for part in parts if counts[part.name][1] >= MIN_GROUPS}
     low: dict[str, dict[str, float | None]] = {part.name: {} for part in parts}
     high: dict[str, dict[str, float | None]] = {part.name: {} for part in parts}
     for metric in METRICS:
-        noise = _seed_noise(parts, spread, metric, resampling.resamples, rng)
+        noise = _seed_noise([part.name for part in parts], spread, metric, resampling.resamples, rng)
         for together in ([part.name for part in parts[:1]], [part.name for part in parts[1:]]):
             draws = {name: new[name][metric] - old[name][metric] for name in together}
             for name, (below, above) in _intervals(draws, noise, judged, resampling.confidence).items():
@@ -150,6 +146,38 @@ def differences(
         )
         for part in parts
     ]
+
+
+def training_figures(
+    samples: Sequence[Sample],
+    truth: Sequence[GroundTruth],
+    trainings: Sequence[Sequence[Detections]],
+    classes: Sequence[str],
+    limits: SliceLimits,
+    resampling: Resampling,
+) -> list[Figures]:
+    """What a `Spread` is made of: the figures of each training, and with each how much its distance from the mean of all varies with the images."""
+    parts = parts_of(samples, classes, limits)
+    weights = _weights(samples, resampling.resamples, np.random.default_rng(resampling.seed))
+    found = [figures(parts, _tables(truth, detections, len(classes), limits), weights) for detections in trainings]
+    result: list[dict[str, dict[str, float | None]]] = [{part.name: {} for part in parts} for _ in trainings]
+    for part in parts:
+        for metric in METRICS:
+            values = np.stack([training[part.name][metric] for training in found])  # [training, resample]
+            drawn = values[:, 1:][:, ~np.isnan(values[:, 1:]).any(axis=0)]
+            distance_sd = (drawn - drawn.mean(axis=0)).std(axis=1) if drawn.size else np.full(len(values), np.nan)
+            for training, value, sd in zip(result, values[:, 0], distance_sd, strict=True):
+                training[part.name] |= {metric: _value(value), IMAGE_SD.format(metric): _value(sd)}
+    return list(result)
+
+
+def _weights(samples: Sequence[Sample], resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The test set itself, then its resamples: (1 + resamples, images)."""
+    return np.concatenate([np.ones((1, len(samples)), np.int64), group_weights([sample.group for sample in samples], resamples, rng)])
+
+
+def _tables(truth: Sequence[GroundTruth], found: Sequence[Detections], classes: int, limits: SliceLimits) -> dict[str, list[MatchTable]]:
+    return match_tables(truth, found, classes, small_area_px=limits.small_area_px, medium_area_px=limits.medium_area_px)
 
 
 def _intervals(
@@ -171,11 +199,9 @@ def _intervals(
     }
 
 
-def _seed_noise(parts: Sequence[Part], spread: Spread | None, metric: str, resamples: int, rng: np.random.Generator) -> dict[str, Values]:
+def _seed_noise(parts: Sequence[str], spread: Spread | None, metric: str, resamples: int, rng: np.random.Generator) -> dict[str, Values]:
     """Draws of the difference between two trainings that differ by their seed alone; zeros where that was not measured."""
-    if spread is None:
-        return {part.name: np.zeros(resamples) for part in parts}
-    return {part.name: np.sqrt(2.0) * spread.sd(part.name, metric) * rng.standard_t(spread.degrees_of_freedom, size=resamples) for part in parts}
+    return {part: np.zeros(resamples) for part in parts} if spread is None else spread.draws(parts, metric, resamples, rng)
 
 
 def _within(table: MatchTable, images: NDArray[np.bool_]) -> MatchTable:
