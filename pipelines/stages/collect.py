@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 
 from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
-from pipelines.collect.inbox import both, read_inbox
+from pipelines.collect.inbox import Inbox, both, read_inbox
 from pipelines.collect.screening import look_at_all, look_at_all_on_ray
 from pipelines.collect.selection import Interest, Lists, lines_of, unmatched
 from pipelines.collect.summary import collection_metrics
@@ -24,7 +25,7 @@ _LISTS = "restore it from git (an empty list is an empty file)"
 def work(args: argparse.Namespace) -> None:
     """Images first, manifest after them, metrics last: killed anywhere, the next run ends in the same state."""
     params = load_params(args.params)
-    inbox = both(read_inbox(require_folder(args.inbox, _FILL)), read_inbox(require_folder(args.fetched, "run `dvc repro fetch`")))
+    inbox = _inbox(args)
     if not inbox.files:
         raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
     lists = Lists(*(lines_of(require_file(args.lists / name, _LISTS).read_text(encoding="utf-8")) for name in ("pick.txt", "reject.txt")))
@@ -44,6 +45,16 @@ def work(args: argparse.Namespace) -> None:
         counted(metrics["near_duplicate_pairs"], "near-duplicate"),
     )
     print(f"collect: {kept} kept, {dropped} dropped, {linked} linked")
+
+
+def _inbox(args: argparse.Namespace) -> Inbox:
+    """Both folders. Their entries are many, live as long as the stage and form no cycles: the collector need not look through them over and over."""
+    gc.disable()
+    try:
+        return both(read_inbox(require_folder(args.inbox, _FILL)), read_inbox(require_folder(args.fetched, "run `dvc repro fetch`")))
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _wishes(params: Params, lists: Lists, *, screened: bool) -> Wishes:
