@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pipelines.collect.cache import MEASURED_SCHEMA, Cache
 from pipelines.core.records import read_manifest
 from tests.collect_runs import ROOT, collect, command, kill_at_random_moments, snapshot
 from tests.images import bad_files, jpeg, odd_but_good
@@ -95,6 +96,25 @@ def test_measurements_of_an_earlier_run_change_nothing(tmp_path: Path, inbox: Pa
     victim.write_bytes(b"")  # as a power cut leaves a file
     collect(tmp_path / "out", inbox)
     assert snapshot(tmp_path / "out") == before
+
+
+def test_files_that_are_gone_are_forgotten_once_they_are_the_most(tmp_path: Path) -> None:
+    """9,000 measurements, one in nine without a thumbnail. A run with 5,000 of the images keeps all, one with 900 keeps those alone."""
+    ids = [f"{number:064x}" for number in range(9000)]
+    kinds = {name: kind for name, kind in MEASURED_SCHEMA.items() if name != "thumbnail_at"}
+    rows = pl.DataFrame({"image_id": ids, "width_px": range(9000)}, schema_overrides=kinds)
+    cache = Cache(tmp_path)
+    pictures = [None if number % 9 == 0 else number.to_bytes(2, "big") * 512 for number in range(9000)]
+    cache.add(rows.select(*(pl.col(name) if name in rows.columns else pl.lit(None, kind).alias(name) for name, kind in kinds.items())), pictures)
+    cache.forget_others(pl.Series(ids[:5000]))
+    assert len(Cache(tmp_path).measured) == 9000
+    cache.forget_others(pl.Series(ids[8100:]))
+    for found in (cache, Cache(tmp_path)):
+        assert found.measured["image_id"].to_list() == ids[8100:]
+        thumbnails = found.thumbnails()
+        assert len(thumbnails) == 800
+        for number, place in found.measured.select("width_px", "thumbnail_at").iter_rows():
+            assert (None if place is None else thumbnails[place].tobytes()) == pictures[number]
 
 
 def test_killed_anywhere_a_rerun_ends_as_if_undisturbed(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from pipelines.core.tables import read_parquet, write_parquet
 
 _PREFIX = "measured-"
 _MAX_SEGMENTS = 64
+_SPARE_ROWS = 4096  # measurements of files that are gone and that are kept all the same
 _THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX
 
 FILES_SCHEMA: dict[str, pl.DataType] = {
@@ -99,6 +100,18 @@ class Cache:
         segment = found.with_columns(pl.Series("thumbnail_at", places, dtype=pl.Int64)).select(list(MEASURED_SCHEMA))
         self._write_segment(segment)
         self.measured = pl.concat([self.measured, segment])
+
+    def forget_others(self, image_ids: pl.Series) -> None:
+        """Forget measurements of images apart from `image_ids` where they are the most; places of thumbnails change."""
+        if len(self.measured) <= 2 * len(image_ids) + _SPARE_ROWS:
+            return
+        kept = self.measured.join(pl.DataFrame({"image_id": image_ids}), "image_id", "semi", maintain_order="left")
+        pictures = self.thumbnails()
+        contents = [None if place is None else pictures[place].tobytes() for place in kept["thumbnail_at"]]
+        for segment in self._folder.glob("measured-*.parquet"):  # killed here, all is measured again
+            segment.unlink()
+        self.measured, self._segments = self.measured.clear(), 0
+        self.add(kept.drop("thumbnail_at"), contents)
 
     def thumbnails(self) -> NDArray[np.uint8]:
         """All thumbnails, (N, 32, 32), left on the disk until they are read."""

@@ -56,10 +56,15 @@ class Collection:
     table: pl.DataFrame
     thumbnails: NDArray[np.uint8]
     store: ImageStore
+    cache: Cache
 
     def remove_strays(self) -> int:
         """Remove images that the table does not keep; returns how many."""
         return self.store.keep_only(set(self.table["path"].drop_nulls()))
+
+    def forget_others(self) -> None:
+        """Let the cache forget files that are gone; the last to be called, since `thumbnails` end with it."""
+        self.cache.forget_others(self.table["image_id"].drop_nulls().unique())
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, e
         pl.when(in_).then(pl.col("path")).alias("path"),
     )
     _store_missing(table, place, store)
-    return Collection(table, cache.thumbnails(), store)
+    return Collection(table, cache.thumbnails(), store, cache)
 
 
 def _store_missing(table: pl.DataFrame, place: Mapping[str, str], store: ImageStore) -> None:

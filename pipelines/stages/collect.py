@@ -39,6 +39,7 @@ def work(args: argparse.Namespace) -> None:
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
     metrics["list_lines_unmatched"] = {name: unmatched(collection.table, lines) for name, lines in (("pick", lists.pick), ("reject", lists.reject))}
     write_metrics(args.metrics, metrics)
+    collection.forget_others()
     kept, dropped, linked = (
         counted(metrics["kept"], "image"),
         counted(metrics["dropped"], "file"),
