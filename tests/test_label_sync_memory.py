@@ -22,7 +22,7 @@ from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box
 from pipelines.formats.labelstudio import annotation_from_boxes, prediction_from_boxes, task_from_annotations
 from pipelines.formats.reading import Problem
-from pipelines.labeling.memory import ISSUES_SCHEMA, OUTCOMES_SCHEMA, Memory
+from pipelines.labeling.memory import ISSUES_SCHEMA, MAX_SEGMENTS, OUTCOMES_SCHEMA, Memory
 from pipelines.labeling.sources import row_with_problems
 from pipelines.stages.label_sync import work
 
@@ -173,20 +173,36 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
     assert [row["source"] for row in again] == ["later", *["remembered"] * (len(rows) - 1)]
 
 
+def outcomes_of(keys: list[str]) -> pl.DataFrame:
+    found: dict[str, Any] = {"key": keys, "image_id": keys}
+    return pl.DataFrame(found, schema_overrides=OUTCOMES_SCHEMA).select(
+        *(pl.col(name) if name in found else pl.lit(None, kind).alias(name) for name, kind in OUTCOMES_SCHEMA.items())
+    )
+
+
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     """Outcomes that nobody asks for any more go when they are the most; the others stay."""
     memory = Memory(tmp_path, "rules")
     for part in range(3):
         keys = [f"{part}-{number}" for number in range(3000)]
-        outcomes: dict[str, Any] = {"key": keys, "image_id": keys}
-        memory.add(
-            pl.DataFrame(outcomes, schema_overrides=OUTCOMES_SCHEMA).select(
-                *(pl.col(name) if name in outcomes else pl.lit(None, kind).alias(name) for name, kind in OUTCOMES_SCHEMA.items())
-            ),
-            pl.DataFrame([{"key": keys[0], "kind": "odd"}], schema=ISSUES_SCHEMA),
-        )
+        memory.add(outcomes_of(keys), pl.DataFrame([{"key": keys[0], "kind": "odd"}], schema=ISSUES_SCHEMA))
     memory.forget_others(pl.Series([f"2-{number}" for number in range(1000)]))
     for found in (memory, Memory(tmp_path, "rules")):
         assert set(found.outcomes["key"]) == {f"2-{number}" for number in range(1000)}
         assert found.issues["key"].to_list() == ["2-0"]
     assert not Memory(tmp_path, "other rules").outcomes.height
+
+
+def test_many_small_syncs_are_put_together_now_and_then(tmp_path: Path) -> None:
+    """Not at each sync: that would write everything again."""
+    keys: list[str] = []
+    segments = []
+    for number in range(2 * MAX_SEGMENTS + 10):
+        memory = Memory(tmp_path, "rules")
+        keys.append(f"image {number:04d}")
+        memory.add(outcomes_of(keys[-1:]), pl.DataFrame(schema=ISSUES_SCHEMA))
+        memory.forget_others(pl.Series(keys))
+        segments.append(len(list((tmp_path / "judged-rules").glob("outcomes-*.parquet"))))
+    assert max(segments) == MAX_SEGMENTS
+    assert segments.count(1) == 3  # the first, and two that put all together
+    assert sorted(Memory(tmp_path, "rules").outcomes["key"]) == keys

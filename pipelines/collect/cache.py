@@ -10,7 +10,6 @@ Everything is keyed by the code and the libraries that measure; what other code 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +24,7 @@ from pipelines.collect import hash_index, measure, near
 from pipelines.collect.measure import THUMBNAIL_PX
 from pipelines.core import containers
 from pipelines.core.errors import DetloopError
-from pipelines.core.io import append_bytes, code_folder, code_key, sha256_bytes
+from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
 _PREFIX = "measured-"
@@ -64,11 +63,7 @@ class Cache:
         self.files = pl.DataFrame(schema=FILES_SCHEMA)
         self.measured = pl.DataFrame(schema=MEASURED_SCHEMA)
         self._segments = 0
-        try:
-            self._load()
-        except (DetloopError, OSError):
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(exist_ok=True)
+        load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
         segments = sorted(self._folder.glob("measured-*.parquet"))

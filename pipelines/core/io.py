@@ -9,13 +9,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from pipelines.core.errors import DataError, MissingInputError
+from pipelines.core.errors import DataError, DetloopError, MissingInputError
 
 # What a file system answers when it cannot make this hard link.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -108,6 +108,15 @@ def code_folder(work: Path, prefix: str, key: str) -> Path:
             shutil.rmtree(other)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def load_or_empty(folder: Path, load: Callable[[], None]) -> None:
+    """Call `load`, which reads a cache's folder; empty the folder where it cannot be read: what lies there can be made again."""
+    try:
+        load()
+    except (DetloopError, OSError):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

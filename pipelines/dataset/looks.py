@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.core.errors import DataError, DetloopError, MissingInputError
-from pipelines.core.io import append_bytes, code_folder, code_key, sha256_bytes
+from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
 from pipelines.core.tables import read_parquet, write_parquet
 
 THUMBNAIL_PX = 48
@@ -50,11 +50,7 @@ class Looks:
         self._folder = code_folder(work, _PREFIX, code_key([sys.modules[__name__]], [cv2.__version__, np.__version__]))
         self.places = pl.DataFrame(schema={**_IDS_SCHEMA, "place": pl.Int64()})
         self._segments = 0
-        try:
-            self._load()
-        except (DetloopError, OSError):
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(exist_ok=True)
+        load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
         segments = sorted(self._folder.glob("looks-*.parquet"))

@@ -10,18 +10,17 @@ All lies in a folder that is named by the code and the rules that judge; what ot
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from pipelines.core.errors import DetloopError
-from pipelines.core.io import read_json, write_json
+from pipelines.core.io import code_folder, load_or_empty, read_json, write_json
 from pipelines.core.tables import ANNOTATIONS_SCHEMA, read_parquet, write_parquet
 
 _PREFIX = "judged-"
-_MAX_SEGMENTS = 64
+MAX_SEGMENTS = 64
 _SPARE_ROWS = 4096  # outcomes that nobody asks for and that are kept all the same
 
 OPINIONS_SCHEMA: dict[str, pl.DataType] = {
@@ -43,19 +42,12 @@ class Memory:
     """The memory in a work folder, under one set of rules. `outcomes` and `issues` are tables, empty where there is nothing readable."""
 
     def __init__(self, work: Path, rules: str) -> None:
-        self._folder = work / f"{_PREFIX}{rules}"
+        self._folder = code_folder(work, _PREFIX, rules)
         self.outcomes = pl.DataFrame(schema=OUTCOMES_SCHEMA)
         self.issues = pl.DataFrame(schema=ISSUES_SCHEMA)
         self._segments = 0
         self._sources: set[str] = set()
-        try:
-            self._load()
-        except (DetloopError, OSError):
-            shutil.rmtree(self._folder, ignore_errors=True)
-        for other in work.glob(f"{_PREFIX}*"):
-            if other != self._folder:
-                shutil.rmtree(other)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
         names = sorted(path.name.removeprefix("outcomes-") for path in self._folder.glob("outcomes-*.parquet"))
@@ -93,12 +85,12 @@ class Memory:
         for path in self._folder.glob("source-*"):
             if path.stem.removeprefix("source-") not in self._sources:
                 path.unlink()
-        if len(self.outcomes) <= 2 * len(keys) + _SPARE_ROWS and self._segments <= _MAX_SEGMENTS:
+        if len(self.outcomes) <= 2 * len(keys) + _SPARE_ROWS and self._segments <= MAX_SEGMENTS:
             return
         wanted = pl.DataFrame({"key": keys})
         outcomes, issues = self.outcomes.join(wanted, "key", "semi"), self.issues.join(wanted, "key", "semi", maintain_order="left")
         for kind in ("outcomes", "issues"):
             for path in self._folder.glob(f"{kind}-*.parquet"):
                 path.unlink()
-        self.outcomes, self.issues = self.outcomes.clear(), self.issues.clear()
+        self.outcomes, self.issues, self._segments = self.outcomes.clear(), self.issues.clear(), 0
         self.add(outcomes, issues)
