@@ -97,13 +97,16 @@ def start_isolated(library_name: str, max_batch: int) -> None:
     flags = system.personality(ctypes.c_ulong(QUERY))
     if flags == -1 or system.personality(ctypes.c_ulong(flags | ADDR_NO_RANDOMIZE)) == -1:  # some containers forbid it
         return
+    # the compiler's threads take numbers in the order in which they run: on one processor, none interrupting another, that is always the same
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    except OSError:  # some containers forbid this too
+        return
     for path, number in ((packages, PACKAGES_FD), (Path(__file__), SCRIPT_FD)):
         os.dup2(os.open(path, os.O_RDONLY), number, inheritable=True)
     python = getattr(sys, "_base_executable", "") or sys.executable  # not the virtual environment's own
     bare = ["-S", "-P", "-B", "-X", "pycache_prefix=/nonexistent", f"/proc/self/fd/{SCRIPT_FD}"]
-    # the compiler's threads take numbers in the order in which they run: on one processor, none interrupting another, that is always the same
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
     os.execve(python, [python, *bare, library_name, str(max_batch), ISOLATED], {**kept, **FIXED_ENVIRONMENT})
 
