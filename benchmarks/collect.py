@@ -76,13 +76,13 @@ def collect_s(inbox: Path, folder: Path) -> float:
     (folder / "params.yaml").write_text("classes: [{name: cell}]\n")
     (folder / "fetched").mkdir()
     shutil.copytree(ROOT / "data/lists", folder / "lists")
-    write_champions(folder / "champion.json", ChampionRecord())
+    write_champions(folder / "screener.json", ChampionRecord())
     return again_s(inbox, folder)
 
 
 def again_s(inbox: Path, folder: Path) -> float:
     """Seconds of the collect stage as the folder stands."""
-    settings = {"params": "params.yaml", "lists": "lists", "record": "champion.json", "store": "champions"}
+    settings = {"params": "params.yaml", "lists": "lists", "screener": "screener.json", "store": "champions"}
     names = {**settings, "fetched": "fetched", "raw": "raw", "work": "work", "metrics": "collect.json"}
     start = time.perf_counter()
     work(argparse.Namespace(inbox=inbox, **{option: folder / name for option, name in names.items()}))

@@ -72,7 +72,7 @@ def make_dataset(work: Path, images: int) -> None:
     subprocess.run([*sample, *folders], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     params, metrics, raw, labels = write_params(work / "params.yaml", {}), work / "metrics", work / "raw", work / "labels"
     manifest, annotations = raw / "manifest.parquet", work / "annotations.jsonl"
-    settings = {"lists": ROOT / "data/lists", "record": ROOT / "data/models/champion.json", "store": ROOT / "data/models/champions"}
+    settings = {"lists": ROOT / "data/lists", "screener": ROOT / "data/models/champion.json", "store": ROOT / "data/models/champions"}
     (work / "fetched").mkdir(exist_ok=True)
     collect_outs = {"raw": raw, "work": work / "cache", "metrics": metrics / "collect.json"}
     run("pipelines.stages.collect", params, inbox=work / "inbox", fetched=work / "fetched", **settings, **collect_outs)

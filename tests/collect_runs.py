@@ -30,12 +30,12 @@ def places(folder: Path, inbox: Path) -> dict[str, Path]:
         (folder / "params.yaml").write_text(PARAMS)
     if not (folder / "lists").exists():
         shutil.copytree(ROOT / "data/lists", folder / "lists")
-        write_champions(folder / "champion.json", ChampionRecord())
+        write_champions(folder / "screener.json", ChampionRecord())
     names = {
         "params": "params.yaml",
         "fetched": "fetched",
         "lists": "lists",
-        "record": "champion.json",
+        "screener": "screener.json",
         "store": "champions",
         "raw": "raw",
         "work": "work",

@@ -39,11 +39,11 @@ def run(project: Path, out: Path, name: str, score: float, pick: str | None = No
     (out / "params.yaml").write_text(PARAMS.format(name=name, score=score))
     model = project / "store/001/model.pt"
     champion = Champion(1, sha256_file(model), CLASSES, dict.fromkeys(CLASSES, 0.5), {}, {}, {}, "first", ())
-    if not (out / "champion.json").exists():
+    if not (out / "screener.json").exists():
         (out / "champions").symlink_to(project / "store")
         collect(out, project / "inbox")  # without a champion all are kept
         assert read_manifest(out / "raw/manifest.parquet")["status"].unique().to_list() == ["kept"]
-    write_champions(out / "champion.json", ChampionRecord((champion,)))
+    write_champions(out / "screener.json", ChampionRecord((champion,)))
     if pick is not None:
         (out / "lists/pick.txt").write_text(pick)
     collect(out, project / "inbox")

@@ -77,10 +77,10 @@ class Project:
     def __init__(self, folder: Path, params: str = "") -> None:
         self.folder = folder
         (folder / "params.yaml").write_text("classes: [{name: cell}]\n" + params)
-        for name in ("data/inbox/lab", "data/fetched", "data/models"):
+        for name in ("data/inbox/lab", "data/fetched"):
             (folder / name).mkdir(parents=True)
         shutil.copytree(ROOT / "data/lists", folder / "data/lists")
-        shutil.copyfile(ROOT / "data/models/champion.json", folder / "data/models/champion.json")
+        shutil.copyfile(ROOT / "data/models/champion.json", folder / "data/screener.json")
         self.log: list[dict[str, str]] = []
 
     def add(self, name: str, content: bytes, **columns: str) -> None:

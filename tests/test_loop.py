@@ -77,7 +77,7 @@ def test_two_rounds(tmp_path: Path) -> None:
     again = ok(workspace, "dvc", "repro", *JUDGED)
     ran_again = {line.split("'")[1] for line in again.splitlines() if line.startswith("Running stage")}
     assert {"predict_champion", "challenge"} <= ran_again
-    assert not ran_again & {"train", "predict", "evaluate", "mine"}, "promoting trains nothing anew"
+    assert not ran_again & {"collect", "dataset", "train", "predict", "evaluate", "mine"}, "promoting collects and trains nothing anew"
     itself = read_json(data / "metrics/challenge.json")
     assert (itself["champion"], itself["same_model"], itself["verdict"]) == (2, True, "inconclusive")
     histories = [item["history"] for item in read_jsonl(data / "badcases/suite.jsonl")]

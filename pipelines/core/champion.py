@@ -69,19 +69,19 @@ class ChampionRecord:
         raise DataError(f"{where} has no champion {number} (it has {known}): set train.from_champion to one of them, or to null")
 
 
-def read_champions(path: Path) -> ChampionRecord:
-    """Read data/models/champion.json.
+def read_champions(path: Path, hint: str = RECORD_HINT) -> ChampionRecord:
+    """Read data/models/champion.json, or another record of its form, which `hint` says how to restore.
 
     Raises:
         MissingInputError: no such file.
         DataError: of another form.
     """
-    content = read_json(path, RECORD_HINT)
+    content = read_json(path, hint)
     try:
         champions = tuple(Champion(**{**row, "classes": tuple(row["classes"]), "reasons": tuple(row["reasons"])}) for row in content["champions"])
         return ChampionRecord(champions, tuple(content["seed_noise"]))
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is of another form ({error!r}): {RECORD_HINT}") from error
+        raise DataError(f"{path} is of another form ({error!r}): {hint}") from error
 
 
 def record_text(record: ChampionRecord) -> str:

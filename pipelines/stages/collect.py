@@ -72,9 +72,9 @@ def _wishes(params: Params, lists: Lists, *, screened: bool) -> Wishes:
 
 
 def _view(params: Params, args: argparse.Namespace) -> View | None:
-    """The champion's view; None where it is not wanted, or there is no champion yet."""
-    champion = read_champions(args.record).current
-    if params.collect.screen.use == "none" or champion is None:
+    """The view of the champion that screens; None where there is none."""
+    champion = read_champions(args.screener, "run `dvc repro screener`").current
+    if champion is None:
         return None
     from training.screening import champion_view
 
@@ -90,7 +90,7 @@ if __name__ == "__main__":
             "inbox": "folder of folders with images and logs",
             "fetched": "folder that the stage fetch fills",
             "lists": "folder with pick.txt and reject.txt",
-            "record": "champion.json",
+            "screener": "record of the champion that screens",
             "store": "folder of the champions' models",
             "raw": "folder for images/ and manifest.parquet",
             "work": "folder for what the next run may use again",
