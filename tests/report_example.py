@@ -230,6 +230,7 @@ def _dataset_metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, l
             "splits": sides,
             "fractions": fractions,
             "pool_states": {"unlabeled": 28, "skipped": 1, "conflict": 0},
+            "pool_near_duplicates_of_labeled": {"count": 2, "first": ["cam1/0042.jpg", "cam2/0017.jpg"]},
             "dropped": 1,
             "dropped_by_reason": {"near_duplicate_across_split": {"count": 1, "first": ["cam2/0191.jpg"]}},
             "near_duplicates_across_split": [tie],

@@ -147,6 +147,16 @@ def test_near_duplicates_across_given_splits_are_named(tmp_path: Path) -> None:
     assert "test has no images: label more images, of more groups" in metrics["warnings"]
 
 
+def test_pool_images_that_look_like_labeled_ones_are_counted(tmp_path: Path) -> None:
+    """b looks like the labeled a; d and e look like each other, c like an image that has left for another size, and none of them is labeled."""
+    clusters = {"a": "a", "b": "a", "c": "c", "misfit": "c", "d": "d", "e": "d", "f": None}
+    rows = [row(name, near_group=cluster) for name, cluster in clusters.items()]
+    metrics = build(tmp_path, rows, [label("a", ("bolt", 9.0)), label("misfit", ("bolt", 9.0), width=80)])
+    assert metrics["splits"]["pool"]["images"] == 5
+    assert metrics["pool_near_duplicates_of_labeled"] == {"count": 1, "first": ["cam/b.jpg"]}
+    assert json.loads((tmp_path / "dataset/card.json").read_text())["pool_near_duplicates_of_labeled"] == 1
+
+
 def test_copies_on_two_given_lists_stop_the_run_until_one_is_given_up(tmp_path: Path) -> None:
     copy = row("a", status="dropped", reason="exact_duplicate", duplicate_of="a", given_split="test", origin="cam/copy.jpg")
     rows, labels = [row("a", given_split="train"), copy, row("b", given_split="train")], [label(name, ("bolt", 9.0)) for name in "ab"]

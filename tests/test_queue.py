@@ -44,7 +44,8 @@ def test_accept_writes_the_worst_within_the_budget(project: Path, capsys: pytest
     assert second["image_id"] == "y"
     assert second["actions"] == ["label the image, starting from its pre-labels"]
     said = capsys.readouterr().out
-    assert "2 images (unsure 4, missed 2, duplicate 1); left out: 0 asked in an earlier round, 1 with duplicates only, 1 over the budget" in said
+    assert "2 images (unsure 4, missed 2, duplicate 1); left out: 0 asked in an earlier round, 1 with duplicate boxes only, 0 near-" in said
+    assert "1 over the budget" in said
     assert "git add data/queue/round-001.jsonl" in said
     assert "dvc repro" in said
 
@@ -65,11 +66,11 @@ def test_next_round_asks_only_about_new_images(project: Path, capsys: pytest.Cap
     assert [row["image_id"] for row in rows(project, 2)] == ["new", "z"]
     assert rows(project, 2)[0]["actions"] == ["check the class", "check the class and the box"]
     said = capsys.readouterr().out
-    assert "2 asked in an earlier round, 1 with duplicates only, 0 over the budget" in said
+    assert "2 asked in an earlier round, 1 with duplicate boxes only, 0 near-duplicates of a labeled or asked image, 0 over the budget" in said
     assert "1 of them are test images" in said
     write_jsonl(project / "data/badcases/ranked.jsonl", LIST[:3])
     assert main(["queue", "accept"]) == 0
-    assert "nothing to ask: 3 images ranked; left out: 2 asked in an earlier round, 1 with duplicates only" in capsys.readouterr().out
+    assert "nothing to ask: 3 images ranked; left out: 2 asked in an earlier round, 1 with duplicate boxes only" in capsys.readouterr().out
     assert not (project / "data/queue/round-003.jsonl").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.core.io import write_json, write_jsonl
-from pipelines.core.records import read_samples, write_features, write_manifest
+from pipelines.core.records import read_manifest, read_samples, write_features, write_manifest
 from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import SPLITS, Sample
 from pipelines.mining.feedback import read_complaints
@@ -92,6 +92,47 @@ def test_complaints_come_first_and_once(project: Path, capsys: pytest.CaptureFix
     second = rows("round-002.jsonl")
     assert second[0]["image_id"] == train[0], "a new complaint is heard, though the image was asked about"
     assert {row["image_id"] for row in second[1:]}.isdisjoint(row["image_id"] for row in first)
+
+
+def link(*clusters: list[str]) -> None:
+    """Say in the manifest that these images are near-duplicates of each other."""
+    group = {name: min(cluster) for cluster in clusters for name in cluster}
+    manifest = read_manifest(Path("data/raw/manifest.parquet"))
+    write_manifest(Path("data/raw/manifest.parquet"), manifest.with_columns(near_group=pl.col("image_id").replace_strict(group, default=None)))
+
+
+def test_of_near_duplicates_people_see_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """pool[0] looks like a labeled image, pool[1] and pool[2] like each other, two labeled images with wrong boxes too."""
+    train, val, pool = split_of("train"), split_of("val"), split_of("pool")
+    link([train[0], pool[0]], pool[1:3], val[:2])
+    assert main(["queue", "build", "--budget", "40"]) == 0
+    asked = [row["image_id"] for row in rows("proposal.jsonl")]
+    assert len(set(pool[1:3]) & set(asked)) == 1
+    assert set(asked) >= {*val[:4], *pool[3:]}
+    assert len(asked) == 4 + len(pool) - 2
+    assert "2 near-duplicates of a labeled or asked image, 0 over the budget" in capsys.readouterr().out
+
+
+def test_what_looks_like_an_image_that_was_asked_about_is_not_asked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["queue", "accept"]) == 0
+    asked = [row["image_id"] for row in rows("round-001.jsonl") if row["split"] == "pool"]
+    twin = next(name for name in split_of("pool") if name not in asked)
+    link([asked[0], twin])
+    write_jsonl(Path("data/badcases/ranked.jsonl"), [json.loads(line) for line in Path("data/badcases/ranked.jsonl").read_text().splitlines()[1:]])
+    capsys.readouterr()
+    assert main(["queue", "build", "--budget", "40"]) == 0
+    assert twin not in [row["image_id"] for row in rows("proposal.jsonl")]
+    assert "1 near-duplicate of a labeled or asked image" in capsys.readouterr().out
+
+
+def test_a_complaint_about_a_near_duplicate_is_heard(project: Path) -> None:
+    train, pool = split_of("train"), split_of("pool")
+    link([train[0], *pool[:2]])
+    Path("data/feedback").mkdir()
+    Path("data/feedback/line.jsonl").write_text(json.dumps({"image": pool[0], "complaint": "nothing found"}) + "\n")
+    assert main(["queue", "build", "--budget", "40"]) == 0
+    asked = [row["image_id"] for row in rows("proposal.jsonl")]
+    assert (asked[0], pool[1] in asked) == (pool[0], False)
 
 
 def test_suspects_and_tracks_join_the_list(project: Path) -> None:

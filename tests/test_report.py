@@ -370,6 +370,7 @@ def test_a_leak_between_the_sides_is_shown(inputs: Inputs, page: Page) -> None:
 
 
 def test_the_drift_and_what_was_left_out_are_shown(inputs: Inputs, page: Page) -> None:
+    assert "in the pool and not proposed, near-duplicates of labeled images: 2" in page.text
     text = page.text
     assert "Against the dataset of round 1: images train 10 to 12, val 10 to 12, test 10 to 12." in text
     assert re.search(r"images by source 12\.5\s%", text)

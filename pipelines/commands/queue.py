@@ -12,7 +12,7 @@ from pipelines.core.errors import DataError, ParamsError, counted
 from pipelines.core.io import read_jsonl, write_jsonl
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_annotations
-from pipelines.mining.queue import POOL, Draw, draw_round, drawn_before, kinds_text
+from pipelines.mining.queue import Askable, Candidate, askable, draw_round, drawn_before, kinds_text
 from pipelines.mining.selection import select_images
 from pipelines.regression.cases import asked_cases, asked_row
 
@@ -50,11 +50,12 @@ def _build(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) ->
     drawn = _draw(args, rounds)
     if drawn is None:
         return 0
+    rows, told = drawn
     path = args.queue / PROPOSAL
-    write_jsonl(path, drawn.rows)
-    for row in drawn.rows:
+    write_jsonl(path, rows)
+    for row in rows:
         print(_line(row))
-    print(f"wrote {path}: {counted(len(drawn.rows), 'image')} ({kinds_text(drawn.rows)}); {_left_out(drawn)}")
+    print(f"wrote {path}: {counted(len(rows), 'image')} ({kinds_text(rows)}); {told}")
     print("next: strike out the lines that you do not want, then `detloop queue accept`")
     return 0
 
@@ -74,7 +75,7 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
         drawn = _draw(args, rounds)
         if drawn is None:
             return 0
-        rows, told = drawn.rows, _left_out(drawn)
+        rows, told = drawn
     if not rows:
         print(f"nothing to ask; {told}")
         return 0
@@ -93,8 +94,8 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
     return 0
 
 
-def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> Draw | None:
-    """Draw the next round from all that is there; None, with a word to the user, where there is nothing new to draw from."""
+def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], str] | None:
+    """The next round out of all that is there, and what was left out; None, with a word to the user, where there is nothing new to draw from."""
     params = load_params(args.params)
     budget = params.queue.budget if args.budget is None else args.budget
     if budget < 1:
@@ -109,27 +110,31 @@ def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
         print(f"To draw it anew with another budget, remove {_path(args.queue, before)} first.")
         return None
     number = max(rounds, default=0) + 1
-    order = _pool_order(inputs, {row["image_id"] for row in earlier}, budget, params)
-    drawn = draw_round(inputs.candidates, inputs.hash, earlier, number, budget, pool_fraction=params.queue.pool_fraction, pool_order=order)
-    if not drawn.rows:
-        print(f"nothing to ask: {counted(len(inputs.candidates), 'image')} ranked; {_left_out(drawn)}")
+    found = askable(inputs.candidates, earlier, inputs.clusters, inputs.labeled)
+    order = _pool_order(inputs, found.pool, budget, params)
+    rows = draw_round(found, inputs.hash, number, budget, pool_fraction=params.queue.pool_fraction, pool_order=order)
+    told = _left_out(found, len(rows))
+    if not rows:
+        print(f"nothing to ask: {counted(len(inputs.candidates), 'image')} ranked; {told}")
         return None
-    return drawn
+    return rows, told
 
 
-def _pool_order(inputs: QueueInputs, asked: set[str], budget: int, params: Params) -> list[str]:
-    """The unlabeled images in the order in which they should be asked about."""
-    ranked = {item.image_id for item in inputs.candidates if item.split == POOL}
-    rows = [row for row, image in enumerate(inputs.pool) if image.image_id in ranked - asked]
+def _pool_order(inputs: QueueInputs, found: list[Candidate], budget: int, params: Params) -> list[str]:
+    """The unlabeled images among `found` in the order in which they should be asked about."""
+    ranked = {item.image_id for item in found}
+    rows = [row for row, image in enumerate(inputs.pool) if image.image_id in ranked]
     images = [inputs.pool[row] for row in rows]
     rules = params.queue
     taken = select_images(images, inputs.features[rows], inputs.known, budget, params.class_names, rules.class_quota, rules.slice_limit)
     return [images[place].image_id for place in taken]
 
 
-def _left_out(drawn: Draw) -> str:
-    asked, duplicates = f"{drawn.already_asked} asked in an earlier round", f"{drawn.only_duplicates} with duplicates only"
-    return f"left out: {asked}, {duplicates}, {drawn.over_budget} over the budget"
+def _left_out(found: Askable, drawn: int) -> str:
+    return (
+        f"left out: {found.already_asked} asked in an earlier round, {found.only_duplicates} with duplicate boxes only,"
+        f" {counted(found.near_duplicates, 'near-duplicate')} of a labeled or asked image, {len(found) - drawn} over the budget"
+    )
 
 
 def _write_cases(path: Path, image_ids: set[str], round_number: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipelines.core.io import read_json, read_jsonl, require_file, sha256_bytes,
 from pipelines.core.params import Params
 from pipelines.core.records import read_detections, read_features, read_manifest, read_samples
 from pipelines.core.slices import SliceLimits
-from pipelines.core.types import LABELED_SPLITS, SPLITS, Detections
+from pipelines.core.types import LABELED_SPLITS, SPLITS, Detections, Sample, Split
 from pipelines.mining.feedback import Complaint, read_complaints, resolved
 from pipelines.mining.queue import Candidate, complaint_candidate, merged, ranked_candidates, suspect_candidates
 from pipelines.mining.selection import PoolImage, class_rarity, pool_image
@@ -34,10 +34,13 @@ _HASH_DIGITS = 16
 class QueueInputs:
     """All candidates in one list, and the pool for selection: `features` (pool, C) and `known` (labeled images, C), of unit length.
 
-    `hash` names everything that the candidates come from; `notes` say what was not there.
+    `clusters` maps an image_id to its cluster of near-duplicates, `labeled` are the ids of all labeled images. `hash` names everything that the
+    candidates come from; `notes` say what was not there.
     """
 
     candidates: list[Candidate]
+    clusters: dict[str, str]
+    labeled: frozenset[str]
     pool: list[PoolImage]
     features: NDArray[np.float64]
     known: NDArray[np.float64]
@@ -67,10 +70,12 @@ def read_inputs(ranked: Path, params: Params) -> QueueInputs:
         if lost:
             listed = ", ".join(f"{item.image} ({item.where})" for item in lost[:20])
             notes.append(f"{len(lost)} complaints are about images that are not there, or whose name is not clear: {listed}")
-    pool, features, known = _pool(params)
+    labeled = [sample for split in LABELED_SPLITS for sample in _samples(split)]
+    pool, features, known = _pool(params, labeled)
     names = "".join([*(sha256_file(path) for path in sources), *(item.id for item in complaints)])
     source_hash = sha256_file(ranked) if len(sources) == 1 and not complaints else sha256_bytes(names.encode())
-    return QueueInputs(merged(parts), pool, features, known, source_hash[:_HASH_DIGITS], notes)
+    ids = frozenset(sample.image_id for sample in labeled)
+    return QueueInputs(merged(parts), _clusters(), ids, pool, features, known, source_hash[:_HASH_DIGITS], notes)
 
 
 def _feedback_files() -> dict[str, str]:
@@ -94,7 +99,21 @@ def _complaints(complaints: list[Complaint]) -> tuple[list[Candidate], list[Comp
     return [complaint_candidate(name, paths[name], splits.get(name, "pool"), items) for name, items in sorted(found.items())], lost
 
 
-def _pool(params: Params) -> tuple[list[PoolImage], NDArray[np.float64], NDArray[np.float64]]:
+def _samples(split: Split) -> list[Sample]:
+    """The images of a split; none before the first `dvc repro`."""
+    path = DATASET / f"{split}.jsonl"
+    return read_samples(path) if path.is_file() else []
+
+
+def _clusters() -> dict[str, str]:
+    """The cluster of each kept image that has near-duplicates; none before the first `dvc repro`."""
+    if not MANIFEST.is_file():
+        return {}
+    linked = read_manifest(MANIFEST).filter(pl.col("status") == "kept", pl.col("near_group").is_not_null())
+    return dict(zip(linked["image_id"], linked["near_group"], strict=True))
+
+
+def _pool(params: Params, labeled: Sequence[Sample]) -> tuple[list[PoolImage], NDArray[np.float64], NDArray[np.float64]]:
     """The unlabeled images, their features and those of the labeled images; empty before the first `dvc repro`."""
     if not (DATASET / "pool.jsonl").is_file():
         return [], np.zeros((0, 0)), np.zeros((0, 0))
@@ -102,7 +121,6 @@ def _pool(params: Params) -> tuple[list[PoolImage], NDArray[np.float64], NDArray
     values: Mapping[str, float] = read_json(THRESHOLDS)["classes"]
     thresholds = np.array([float(values[name]) for name in classes])
     detections = read_detections(require_file(POOL_DETECTIONS), classes)
-    labeled = [sample for split in LABELED_SPLITS for sample in read_samples(DATASET / f"{split}.jsonl")]
     rarity = class_rarity(Counter(box.class_name for sample in labeled for box in sample.boxes), classes)
     rules = params.evaluate
     limits = SliceLimits(rules.small_area_px, rules.medium_area_px, rules.dark_below, rules.bright_above)

@@ -33,7 +33,7 @@ class Dataset:
 
     `boxes` has a row for each box of `samples`: `row`, `class`, its corners, `side_px` (square root of its area). `plan` speaks of the images that
     were not settled before, `assignments` of all. `dropped` has origins by reason, `orphans` the labels without a kept image, `pool_states` why
-    images are in the pool.
+    images are in the pool, `pool_alike` the origins of those in it that are near-duplicates of labeled images.
     """
 
     samples: pl.DataFrame
@@ -45,6 +45,7 @@ class Dataset:
     dropped: Mapping[str, tuple[str, ...]]
     orphans: tuple[str, ...]
     pool_states: Mapping[str, int]
+    pool_alike: tuple[str, ...]
     left_out: tuple[str, ...]
     unknown_left_out: tuple[str, ...]
 
@@ -108,7 +109,9 @@ def build_dataset(
         REASON_CROSS: cross["origin"].sort(),
         REASON_LEFT_OUT: found.left_out["origin"],
     }
-    states = items.filter(pl.col("split") == "pool", ~pl.col("misfit"))["label_state"].fill_null("unlabeled")
+    in_pool = items.filter(pl.col("split") == "pool", ~pl.col("misfit"))
+    states = in_pool["label_state"].fill_null("unlabeled")
+    clusters = items.filter(pl.col("split").is_in(LABELED_SPLITS))["near_group"].drop_nulls()
     orphans = labels.join(manifest.filter(pl.col("status") == "kept"), "image_id", "anti")["image_id"]
     return Dataset(
         samples=samples,
@@ -120,6 +123,7 @@ def build_dataset(
         dropped={reason: tuple(origins) for reason, origins in dropped.items() if len(origins)},
         orphans=tuple(sorted(_orphan(image_id, manifest) for image_id in orphans)),
         pool_states={state: int((states == state).sum()) for state in ("unlabeled", "skipped", "conflict")},
+        pool_alike=tuple(in_pool.filter(pl.col("near_group").is_in(clusters.implode()))["origin"].sort()),
         left_out=tuple(found.left_out["image_id"]),
         unknown_left_out=tuple(sorted(set(leave_out) - set(manifest["origin"]))) if leave_out else (),
     )

@@ -29,6 +29,7 @@ def dataset_card(dataset: Dataset, classes: Sequence[str], drift: Mapping[str, A
         "box_sizes": {split: _box_sizes(dataset.boxes_of(split), classes) for split in LABELED_SPLITS},
         "box_side_edges_px": list(BOX_SIDE_EDGES_PX),
         "dropped": {reason: len(origins) for reason, origins in dataset.dropped.items()},
+        "pool_near_duplicates_of_labeled": len(dataset.pool_alike),
         "drift": drift,
     }
 
@@ -43,6 +44,7 @@ def dataset_metrics(dataset: Dataset, classes: Sequence[str], fractions: Mapping
             split: {"wanted": fractions[split], "reached": len(dataset.of(split)) / labeled if labeled else 0.0} for split in LABELED_SPLITS
         },
         "pool_states": dict(dataset.pool_states),
+        "pool_near_duplicates_of_labeled": _listing(dataset.pool_alike),
         "dropped": sum(len(origins) for origins in dataset.dropped.values()),
         "dropped_by_reason": {reason: _listing(origins) for reason, origins in dataset.dropped.items()},
         "near_duplicates_across_split": [

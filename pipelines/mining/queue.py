@@ -1,13 +1,14 @@
 """The queue of a round: which images people are asked about, why, and what to do. One ranked list out of all that asks; no image is asked twice.
 
 Complaints of the product come first. Then come images with labels (bad cases, suspect labels, oddities of tracks) and images without, at least the
-share `pool_fraction` of them where so many are there. A score reads as "about so many boxes are wrong", wherever an image comes from.
+share `pool_fraction` of them where so many are there. Of near-duplicates people see one: an unlabeled image whose cluster has a labeled one, or one
+that is asked about already, is left out. A score reads as "about so many boxes are wrong", wherever an image comes from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,13 +57,18 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a draw gave: the rows of the new round, and how many images were left out, by reason."""
+class Askable:
+    """What people may be asked about, the worst first, and how many images were left out, by reason. `first` have new complaints."""
 
-    rows: list[dict[str, Any]]
+    first: list[Candidate]
+    labeled: list[Candidate]
+    pool: list[Candidate]
     already_asked: int
     only_duplicates: int
-    over_budget: int
+    near_duplicates: int
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.labeled) + len(self.pool)
 
 
 def ranked_candidates(ranked: Sequence[Mapping[str, Any]]) -> list[Candidate]:
@@ -135,35 +141,46 @@ def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(found.values(), key=lambda item: (not item.complaints, -item.score, item.image_id))
 
 
-def draw_round(
-    candidates: Sequence[Candidate],
-    source_hash: str,
-    earlier: Sequence[Mapping[str, Any]],
-    round_number: int,
-    budget: int,
-    *,
-    pool_fraction: float,
-    pool_order: Sequence[str],
-) -> Draw:
-    """Take `budget` images that no row of `earlier` rounds asks about; an image that people complain about anew may be asked again.
+def askable(candidates: Sequence[Candidate], earlier: Sequence[Mapping[str, Any]], clusters: Mapping[str, str], labeled: Set[str]) -> Askable:
+    """Those of `candidates` (as `merged` gives them) that no row of `earlier` rounds asks about, or that people complain about anew.
 
-    `candidates` are `merged`; `source_hash` names them in the rows. `pool_order` are ids of unlabeled images in the order in which they should be
-    taken; those that it does not name come after them, the worst first.
+    `clusters` maps an image_id to its cluster of near-duplicates, `labeled` are the ids of all labeled images. An unlabeled image without a new
+    complaint is left out where its cluster has an image that is labeled, was asked about, or comes before it here.
     """
     asked = {row["image_id"] for row in earlier}
     told = {complaint for row in earlier for complaint in row.get("complaints", ())}
     fresh = [item for item in candidates if item.image_id not in asked or set(item.complaints) - told]
-    askable = [item for item in fresh if item.actions]
-    first = [item for item in askable if set(item.complaints) - told]
-    room = max(0, budget - len(first))
-    rest = [item for item in askable if not set(item.complaints) - told]
-    labeled = [item for item in rest if item.split != POOL]
-    pool = {item.image_id: item for item in rest if item.split == POOL}
+    with_action = [item for item in fresh if item.actions]
+    first = [item for item in with_action if set(item.complaints) - told]
+    rest = [item for item in with_action if not set(item.complaints) - told]
+    pool = []
+    seen = {clusters[name] for name in {*labeled, *asked, *(item.image_id for item in first)} if name in clusters}
+    for item in rest:
+        cluster = clusters.get(item.image_id)
+        if item.split != POOL or cluster in seen:
+            continue
+        pool.append(item)
+        if cluster is not None:
+            seen.add(cluster)
+    with_label = [item for item in rest if item.split != POOL]
+    near_duplicates = len(rest) - len(with_label) - len(pool)
+    return Askable(first, with_label, pool, len(candidates) - len(fresh), len(fresh) - len(with_action), near_duplicates)
+
+
+def draw_round(
+    asked: Askable, source_hash: str, round_number: int, budget: int, *, pool_fraction: float, pool_order: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of a round of at most `budget` images.
+
+    `source_hash` names in the rows what they were drawn from. `pool_order` are ids of unlabeled images in the order in which they should be taken;
+    those that it does not name come after them, the worst first.
+    """
+    room = max(0, budget - len(asked.first))
+    pool = {item.image_id: item for item in asked.pool}
     ordered = [*(pool[name] for name in pool_order if name in pool), *(item for name, item in pool.items() if name not in set(pool_order))]
-    reserved = min(len(ordered), max(round(pool_fraction * room), room - len(labeled)))
-    chosen = sorted([*labeled[: room - reserved], *ordered[:reserved]], key=lambda item: (-item.score, item.image_id))
-    rows = [_row(item, rank, round_number, source_hash) for rank, item in enumerate([*first, *chosen][:budget], start=1)]
-    return Draw(rows, len(candidates) - len(fresh), len(fresh) - len(askable), len(askable) - len(rows))
+    reserved = min(len(ordered), max(round(pool_fraction * room), room - len(asked.labeled)))
+    chosen = sorted([*asked.labeled[: room - reserved], *ordered[:reserved]], key=lambda item: (-item.score, item.image_id))
+    return [_row(item, rank, round_number, source_hash) for rank, item in enumerate([*asked.first, *chosen][:budget], start=1)]
 
 
 def drawn_before(source_hash: str, earlier: Sequence[Mapping[str, Any]]) -> int | None:
