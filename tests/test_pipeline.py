@@ -1,4 +1,7 @@
-"""The whole graph on real parts: two project folders give the same bytes, one of them killed in every stage; then what a finished round shows."""
+"""The whole graph on real parts: two project folders give the same bytes, one of them killed in every stage; then what a finished round shows.
+
+A round that was pushed to S3 (moto's server), cloned and pulled elsewhere has nothing to do.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3 import CREDENTIALS, s3_server
 from tests.workspace import TIMED, Repro, Workspace, new_workspace, stage_commands
 
 pytestmark = pytest.mark.pipeline
 
 KILL_SEED = 20261124
+INPUTS = ("data/inbox", "data/label_sources")
+IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
+LOOK_OUTSIDE = ["Running stage 'fetch':", "Running stage 'label_sync':"]  # run each time, since the world may have changed
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +92,51 @@ def test_killed_in_every_stage_it_completes_with_the_same_bytes(round_one: Works
 
 def test_a_second_repro_runs_nothing_but_the_label_check(round_one: Workspace) -> None:
     before = round_one.hashes()
-    done = round_one.run("dvc", "repro")
-    assert done.status == 0, done.stderr
-    ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
-    assert ran == ["Running stage 'fetch':", "Running stage 'label_sync':"]
+    assert ran(do(round_one, "dvc", "repro")) == LOOK_OUTSIDE
     assert round_one.hashes() == before
+
+
+def do(workspace: Workspace, *command: str) -> str:
+    done = workspace.run(*command)
+    assert done.status == 0, (command, done.stderr)
+    return done.stdout
+
+
+def ran(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def test_a_clone_pulls_the_round_from_s3_and_has_nothing_to_do(round_one: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the README, from the inbox to the report."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
+    shutil.copytree(round_one.folder, here.folder, symlinks=True)
+    with s3_server("team") as address:
+        do(here, "git", "rm", "-r", "--cached", "--quiet", *INPUTS)
+        do(here, "dvc", "add", *INPUTS)
+        do(here, "dvc", "remote", "add", "--default", "team", "s3://team/screws")
+        do(here, "dvc", "remote", "modify", "team", "endpointurl", address)
+        do(here, "git", "add", "--all")
+        do(here, "git", *IDENTITY, "commit", "--quiet", "--message", "round")
+        assert "pushed" in do(here, "dvc", "push")
+        subprocess.run(["git", "clone", "--quiet", str(here.folder), str(there.folder)], check=True)
+        do(there, "dvc", "pull")
+    assert ran(do(there, "dvc", "repro")) == LOOK_OUTSIDE
+    assert do(there, "git", "status", "--porcelain") == ""
+    outputs = [out["path"] for stage in here.lock().values() for out in stage["outs"]]
+    hashes = [
+        {path: value for path, value in place.hashes().items() if path.startswith((*outputs, *INPUTS)) and not path.endswith(".gitkeep")}
+        for place in (here, there)
+    ]
+    assert hashes[0] == hashes[1]
+    assert {path for path in outputs if not any(found.startswith(path) for found in hashes[1])} == set(), "every output has travelled"
 
 
 @pytest.mark.parametrize("command", [("metrics", "show"), ("plots", "show"), ("exp", "show", "--csv"), ("dag",)], ids=lambda command: command[0])
 def test_dvc_understands_what_the_stages_wrote(round_one: Workspace, command: tuple[str, ...]) -> None:
     subprocess.run(["git", "add", "--all"], cwd=round_one.folder, check=True)
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
-    subprocess.run(["git", *identity, "commit", "--quiet", "--allow-empty", "--message", "round"], cwd=round_one.folder, check=True)
+    subprocess.run(["git", *IDENTITY, "commit", "--quiet", "--allow-empty", "--message", "round"], cwd=round_one.folder, check=True)
     done = round_one.run("dvc", *command)
     assert done.status == 0, done.stderr
     if command[0] in {"metrics", "exp"}:
