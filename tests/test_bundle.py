@@ -24,7 +24,7 @@ from export.runners.cuda import gpu_names
 from export.runners.tensorrt_library import installed_libraries
 from pipelines.cli import main
 from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
-from pipelines.core.images import read_image
+from pipelines.core.images import Decoded, read_image
 from pipelines.core.io import sha256_bytes, sha256_file
 from pipelines.core.types import Detections
 from tests.conftest import ROOT
@@ -144,7 +144,10 @@ def test_many_threads_give_what_one_gives_in_the_same_order(released: Path, tmp_
 
 def test_a_batch_of_several_sizes_gives_what_single_images_give(released: Path) -> None:
     bundle = load_bundle(released)
-    images = [cv2.resize(read_image(released / item.image), None, fx=scale, fy=1) for item, scale in zip(bundle.golden, (1, 2, 1.5, 3), strict=True)]
+    images = [
+        Decoded.whole(cv2.resize(read_image(released / item.image), None, fx=scale, fy=1))
+        for item, scale in zip(bundle.golden, (1, 2, 1.5, 3), strict=True)
+    ]
     with open_artifact(bundle, "openvino_fp32", threads=1) as runner:
         together = [detections_to_json(found, CLASSES) for found in detect_shown(runner, images, bundle)]
         assert together == [detections_to_json(detect_shown(runner, [image], bundle)[0], CLASSES) for image in images]

@@ -30,7 +30,7 @@ from export.runners import open_runner
 from export.runners.openvino import OpenVinoRunner
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, LeakError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_for
 from pipelines.core.io import sha256_bytes
 from pipelines.core.records import read_samples
 from pipelines.core.slices import SliceLimits
@@ -70,7 +70,7 @@ def quantized(project: Path, keep_float: str = "head") -> bytes:
     samples = choose_calibration(pictures(project, split="train", count=12, seed=0), 8, LIMITS)
     contract = ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores")
 
-    batches = calibration_batches(samples, contract, lambda sample: read_image(project / "raw" / sample.path))
+    batches = calibration_batches(samples, contract, lambda sample: read_for(project / "raw" / sample.path, contract.decode_to_wh))
     record = calibration_record(samples, LIMITS)
     model = onnx.load(project / "model.onnx")
     return ranged(model, batches, keep_float, record)
@@ -316,7 +316,7 @@ def test_only_train_images() -> None:
 def test_calibration_sees_what_the_runners_are_fed(project: Path) -> None:
     first = pictures(project, split="train", count=12, seed=0)[0]
     contract = replace(ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores"), pad_value=7)
-    (found,) = calibration_batches([first], contract, lambda item: read_image(project / "raw" / item.path))
+    (found,) = calibration_batches([first], contract, lambda item: read_for(project / "raw" / item.path, contract.decode_to_wh))
     assert found.shape == (1, 3, SIDE, SIDE)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found[0, :, :8], np.float32(7) / np.float32(255))  # 80x60 becomes 64x48, 8 px of padding above and below

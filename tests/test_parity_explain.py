@@ -26,7 +26,7 @@ from export.runners.detect import model_input
 from export.runners.openvino import OpenVinoRunner
 from pipelines.cli import main
 from pipelines.core.contract import ModelContract
-from pipelines.core.images import Image, read_image
+from pipelines.core.images import Decoded, read_for
 from tests.small_yolos import CLASSES, SIDE, pictures
 from tests.tiny_detector import CONTRACT, make_project, other_contract
 from training.checkpoint import load_detector, model_bytes
@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nn.init.normal_(part.weight, std=0.5)
             nn.init.normal_(part.bias, mean=-2.0, std=0.2)
     with torch.no_grad():
-        network.train()(torch.from_numpy(np.concatenate([model_input(read_image(folder / "raw" / item.path), contract)[0] for item in samples])))
+        network.train()(torch.from_numpy(np.concatenate([model_input(read_for(folder / "raw" / item.path, None), contract)[0] for item in samples])))
     (folder / "model.pt").write_bytes(model_bytes(network.eval(), network.state_dict(), contract, "yolo11n.yaml"))
     module, contract = load_detector(folder / "model.pt")
     (folder / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17, thresholds=dict.fromkeys(CLASSES, 0.3)))
@@ -181,7 +181,7 @@ def test_a_long_chain_is_bisected() -> None:
 # ---- the network's input
 
 
-def fed(image: Image, fault: str) -> np.ndarray:
+def fed(image: Decoded, fault: str) -> np.ndarray:
     """What faulty code would feed."""
     tensor, _ = model_input(image, CONTRACT)
     if fault == "BGR":
@@ -209,7 +209,7 @@ def fed(image: Image, fault: str) -> np.ndarray:
 )
 def test_faults_of_the_input_are_named(tmp_path: Path, fault: str, name: str | None) -> None:
     project = make_project(tmp_path / "p", images=1)
-    image = read_image(next((project.raw / "images").rglob("*.png")))
+    image = read_for(next((project.raw / "images").rglob("*.png")), None)
     wanted, _ = model_input(image, CONTRACT)
     found = name_input_fault(fed(image, fault), wanted, image, CONTRACT)
     assert found is None if name is None else str(found).startswith(name)

@@ -19,6 +19,7 @@ from export.runners.detect import above, model_input
 from export.stages.verify import work
 from export.thresholds import read_thresholds
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError
+from pipelines.core.images import Decoded
 from pipelines.core.io import sha256_bytes, sha256_file
 from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import Detections
@@ -322,7 +323,9 @@ def test_thresholds_must_fit_the_classes(tmp_path: Path) -> None:
 
 
 def test_input_that_this_code_cannot_make_is_refused() -> None:
-    image = np.zeros((4, 4, 3), np.uint8)
+    image = Decoded.whole(np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(DataError, match="BGR divided by 1"):
         model_input(image, other_contract(colour="BGR", divide_by=1.0))
+    with pytest.raises(DataError, match="decoded as 'halved', which this code does not know"):
+        model_input(image, other_contract(decoding="halved"))
     assert model_input(image, CONTRACT)[0].shape == (1, 3, 64, 64)

@@ -16,7 +16,7 @@ from export.metadata import CALIBRATION_KEY, PRECISION_KEY, metadata_from_contra
 from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import ModelContract
-from pipelines.core.images import letterbox_for, read_image
+from pipelines.core.images import letterbox_for, read_for
 from pipelines.core.io import sha256_bytes
 from pipelines.core.records import write_detections, write_samples
 from pipelines.core.types import Box, Sample
@@ -121,7 +121,7 @@ def make_project(root: Path, *, images: int = 5, changes: dict[str, dict[str, ob
     clean = root / "clean.onnx"
     clean.write_bytes(model_bytes())
     with open_runner("onnxruntime", clean, threads=1) as runner:
-        found = {sample.image_id: detect(runner, read_image(root / "raw" / sample.path), NMS) for sample in samples}
+        found = {sample.image_id: detect(runner, read_for(root / "raw" / sample.path, CONTRACT.decode_to_wh), NMS) for sample in samples}
     write_detections(root / "predictions" / "test.parquet", found, CLASSES)
     (root / "params.yaml").write_text(
         "classes: [{name: red}, {name: green}, {name: blue}]\nbenchmark: {images: 4, warmup: 1, rounds: 1, threads: 1}\n"

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.core.boxes import cxcywh_from_xyxy
-from pipelines.core.images import read_image
+from pipelines.core.contract import Decoding
+from pipelines.core.images import read_for
 from pipelines.core.records import ground_truth
 from pipelines.core.types import Sample
 from training.environment import quiet_ultralytics
@@ -56,10 +57,11 @@ class SampleDataset(YOLODataset):  # type: ignore[misc]  # ultralytics has no ty
 
     A mosaic draws its partners from the whole split (ultralytics' cache="ram"), never from a buffer of recent images: then an epoch depends on
     nothing but its seed, and training can resume at any epoch. With `input_wh` (width, height) images are letterboxed to that, without to a square.
+    With `decoding` reduced JPEGs are decoded as the trained model will see them, else whole, as ultralytics reads them.
     """
 
-    def __init__(self, split: SplitFiles, input_wh: tuple[int, int] | None = None, **options: Any) -> None:
-        self.split, self.input_wh = split, input_wh
+    def __init__(self, split: SplitFiles, input_wh: tuple[int, int] | None = None, decoding: Decoding = "full", **options: Any) -> None:
+        self.split, self.input_wh, self.decoding = split, input_wh, decoding
         super().__init__(img_path=str(split.raw), **{**options, "cache": None})
         self.cache = "ram"  # read by Mosaic, and by load_image: no buffer
         self.transforms = self.build_transforms(hyp=self._hyp)
@@ -93,11 +95,11 @@ class SampleDataset(YOLODataset):  # type: ignore[misc]  # ultralytics has no ty
         return image.copy(), original, (height, width)
 
     def _read(self, i: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        image: NDArray[np.uint8] = read_image(Path(self.im_files[i]))
-        height, width = image.shape[:2]
+        decoded = read_for(Path(self.im_files[i]), (self.imgsz, self.imgsz) if self.decoding == "reduced" else None)
+        image, (width, height) = decoded.pixels, decoded.original_wh
         ratio = self.imgsz / max(height, width)
-        if ratio != 1:  # ultralytics' sizes: rounded up
-            resized = (min(int(np.ceil(width * ratio)), self.imgsz), min(int(np.ceil(height * ratio)), self.imgsz))
+        resized = (min(int(np.ceil(width * ratio)), self.imgsz), min(int(np.ceil(height * ratio)), self.imgsz))  # ultralytics' sizes: rounded up
+        if ratio != 1 and resized != image.shape[1::-1]:
             image = cv2.resize(image, resized, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
         return image, (height, width)
 

@@ -61,7 +61,7 @@ def train(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Pat
     if state is None or not state.finished:
         raise DataError(f"the training left no whole state in {plan.state}: free some disk space, then run the same command again")
     network = build_network(params.model, classes)
-    contract = ModelContract(classes=classes, input_wh=plan.input_wh, layout=layout_of(network))
+    contract = ModelContract(classes=classes, input_wh=plan.input_wh, layout=layout_of(network), decoding=plan.decoding)
     metrics = _metrics(plan, state, device, sum(value.numel() for value in network.parameters()))
     return Training(state, model_bytes(network, state.best, contract, Path(params.model).name), metrics)
 
@@ -111,6 +111,7 @@ def make_plan(
         threads=threads,
         progress=progress,
         input_wh=input_wh,
+        decoding=params.decoding,
         overrides={
             **overrides,
             "model": params.model,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.contract import Decoding
 from pipelines.core.images import letterbox_for
 from pipelines.core.io import canonical_json, read_json, sha256_bytes, write_json
 
@@ -20,7 +21,8 @@ class Plan:
     """Paths and settings of a training. Written to the work folder, since the processes of a training on several GPUs know only a path.
 
     `precision` is what is really used: f32, bf16 (autocast on the CPU or a GPU) or amp (ultralytics' mixed fp16 on a GPU). `threads` is torch's
-    number of CPU threads, `input_wh` the input (width, height) of the model that is made, `overrides` are ultralytics' settings by its own names.
+    number of CPU threads, `input_wh` the input (width, height) of the model that is made, `decoding` how its images are decoded, `overrides` are
+    ultralytics' settings by its own names.
     """
 
     train_samples: str
@@ -35,6 +37,7 @@ class Plan:
     threads: int
     progress: bool
     input_wh: tuple[int, int]
+    decoding: Decoding
     overrides: dict[str, Any]
 
     def write(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pipelines.core.cluster import map_on_ray
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError
-from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, read_image, tensor_from_letterboxed
+from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, read_for, tensor_from_letterboxed
 from pipelines.core.params import PredictParams
 from pipelines.core.postprocess import detections_from_output
 from pipelines.core.types import Detections, Sample
@@ -151,7 +151,7 @@ def _batches(
 ) -> Iterator[tuple[Sequence[Sample], list[Image], list[Letterbox]]]:
     def prepared(sample: Sample) -> tuple[Image, Letterbox]:
         box = letterbox_for((sample.width_px, sample.height_px), contract.input_wh)
-        return apply_letterbox(read_image(raw / sample.path), box, contract.pad_value), box
+        return apply_letterbox(read_for(raw / sample.path, contract.decode_to_wh).pixels, box, contract.pad_value), box
 
     with ThreadPool(READERS) as pool:
         for start in range(0, len(samples), size):

@@ -86,6 +86,7 @@ class Trainer(DetectionTrainer):  # type: ignore[misc]  # ultralytics has no typ
         return SampleDataset(
             SplitFiles(tuple(samples), Path(self.plan.raw), self.plan.classes),
             input_wh=None if mode == "train" else self.plan.input_wh,
+            decoding=self.plan.decoding,
             imgsz=self.args.imgsz,
             batch_size=batch,
             augment=mode == "train",

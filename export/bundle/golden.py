@@ -18,7 +18,7 @@ from export.check.parity import Status, compare, total
 from export.runners import Runner
 from export.runners.detect import detect, model_input
 from pipelines.core.errors import DataError, DetloopError, GateError, MissingPartError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_for
 from pipelines.core.io import read_json
 
 EXPECTED_MARGIN = 0.1  # expected detections are kept from this far below their threshold, so that one that moved across it can be told
@@ -80,11 +80,12 @@ def _preprocessing(bundle: Bundle) -> Answer:
     worst = 0.0
     for item in bundle.golden:
         try:
-            made, _ = model_input(read_image(bundle.folder / item.image), bundle.contract)
+            image = read_for(bundle.folder / item.image, bundle.contract.decode_to_wh)
+            made, _ = model_input(image, bundle.contract)
             stored = golden_tensor(bundle.folder / item.input)
         except DetloopError as error:
             return Answer("preprocessing", "fail", str(error))
-        fault = name_input_fault(made, stored, read_image(bundle.folder / item.image), bundle.contract)
+        fault = name_input_fault(made, stored, image, bundle.contract)
         if fault is not None:
             return Answer("preprocessing", "fail", f"{item.image}: {fault}")
         worst = max(worst, float(np.abs(made - stored).max()) * bundle.contract.divide_by)
@@ -119,14 +120,14 @@ def runner_answer(bundle: Bundle, name: str, runner: Runner, golden: Sequence[Go
     tolerance = TOLERANCES[bundle.artifacts[name].precision]
     try:
         expected = read_json(bundle.require_unchanged(bundle.expected))[bundle.artifacts[name].expected_as]
-        images = [read_image(bundle.require_unchanged(item.image)) for item in golden]
+        images = tuple(bundle.require_unchanged(item.image) for item in golden)
         wanted = [detections_from_json(expected[item.image], bundle.contract.classes) for item in golden]
     except DetloopError as error:
         return Answer(name, "fail", str(error))
     except (KeyError, ValueError, TypeError) as error:
         return Answer(name, "fail", f"{bundle.expected} cannot be read for {name} ({error!r})")
     thresholds = runner.require_thresholds()
-    found = [detect(runner, image, bundle.nms) for image in images]
+    found = [detect(runner, read_for(image, bundle.contract.decode_to_wh), bundle.nms) for image in images]
     parts = [
         compare(ours, theirs, thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score)
         for ours, theirs in zip(wanted, found, strict=True)
@@ -138,6 +139,6 @@ def runner_answer(bundle: Bundle, name: str, runner: Runner, golden: Sequence[Go
         detail += ", " + ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in wrong.items())
     if not wrong and parity.max_score_difference <= tolerance.score:
         return Answer(name, "pass", detail)
-    reference = Reference(tuple(images), tuple(wanted), thresholds, tolerance.match_iou, tolerance.score, bundle.nms)
+    reference = Reference(images, tuple(wanted), thresholds, tolerance.match_iou, tolerance.score, bundle.nms)
     fault = name_output_fault(runner, reference)
     return Answer(name, "fail", detail if fault is None else f"{detail}; fault: {fault}")

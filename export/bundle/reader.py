@@ -18,7 +18,7 @@ from export.runners.detect import NmsValues, above, detect_batch
 from export.thresholds import checked_thresholds
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
-from pipelines.core.images import Image
+from pipelines.core.images import Decoded
 from pipelines.core.io import read_json, sha256_file
 from pipelines.core.types import Detections
 
@@ -208,8 +208,8 @@ def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: i
     raise MissingPartError(f"none of the bundle's runners ({', '.join(bundle.order)}) can run here: {'; '.join(dict.fromkeys(lacks))}")
 
 
-def detect_shown(runner: Runner, images: Sequence[Image], bundle: Bundle) -> list[Detections]:
-    """What a user sees: the detections on each BGR image from each class's threshold up, best first."""
+def detect_shown(runner: Runner, images: Sequence[Decoded], bundle: Bundle) -> list[Detections]:
+    """What a user sees: the detections on each image (read by `read_for` as the contract asks) from each class's threshold up, best first."""
     thresholds = runner.require_thresholds()
     # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap
     just_below = float(np.nextafter(np.float32(thresholds.min()), np.float32(0)))

@@ -26,7 +26,7 @@ from export.runners import open_runner
 from export.runners.detect import NmsValues, above, detect, model_input
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError
-from pipelines.core.images import Image, decode_image
+from pipelines.core.images import Decoded, decode_for
 from pipelines.core.io import json_text, require_file, sha256_bytes
 from pipelines.core.types import Sample
 
@@ -146,7 +146,7 @@ def released_files(decision: Decision, release: Release, *, threads: int) -> dic
     return {**files, TIMINGS_FILE: json_text(timings).encode(), BUNDLE_FILE: json_text(about).encode()}
 
 
-def _golden(release: Release, files: dict[str, bytes]) -> tuple[list[dict[str, str]], list[tuple[str, Image]]]:
+def _golden(release: Release, files: dict[str, bytes]) -> tuple[list[dict[str, str]], list[tuple[str, Decoded]]]:
     """Put each golden image and its network input into `files`; their entries, and the decoded images by file name."""
     golden, images = [], []
     for number, sample in enumerate(release.golden):
@@ -154,7 +154,7 @@ def _golden(release: Release, files: dict[str, bytes]) -> tuple[list[dict[str, s
         content = require_file(path).read_bytes()
         if sha256_bytes(content) != sample.image_id:
             raise DataError(f"{path} is not the image that the dataset names: run `dvc checkout`, or `dvc repro collect`")
-        image = decode_image(content, str(path))
+        image = decode_for(content, str(path), release.contract.decode_to_wh)
         tensor, _ = model_input(image, release.contract)
         entry = {"image": f"golden/{number:02d}{path.suffix}", "input": f"golden/{number:02d}.npz", "image_id": sample.image_id}
         files[entry["image"]], files[entry["input"]] = content, _npz(tensor)
@@ -164,7 +164,7 @@ def _golden(release: Release, files: dict[str, bytes]) -> tuple[list[dict[str, s
 
 
 def _expected(
-    artifact: Artifact, images: Sequence[tuple[str, Image]], release: Release, threads: int
+    artifact: Artifact, images: Sequence[tuple[str, Decoded]], release: Release, threads: int
 ) -> tuple[dict[str, float] | None, dict[str, list[dict[str, Any]]]]:
     """The artifact's thresholds, and what it finds on each golden image."""
     assert artifact.path is not None
@@ -188,6 +188,12 @@ def _npz(tensor: NDArray[np.float32]) -> bytes:
 
 def _readme(contract: ModelContract) -> str:
     width, height = contract.input_wh
+    reduced = ""
+    if contract.decoding == "reduced":
+        reduced = (
+            "; a JPEG by its decoder at 1/8, 1/4 or 1/2 of its size (OpenCV's `IMREAD_REDUCED_COLOR_8`, `_4` or `_2`): the smallest that divides "
+            "both sides and leaves neither smaller than step 2 makes it"
+        )
     reading = (
         f"(N, {4 + len(contract.classes)}, anchors): centre x, centre y, width, height in input pixels, then a score for each class; "
         "NMS class by class, values under `nms`"
@@ -205,7 +211,7 @@ Needs Python 3.11 with numpy, OpenCV and one runtime: `pip install numpy opencv-
 
 With your own code, follow `bundle.json`:
 
-1. Decode to {contract.colour} with the EXIF orientation applied.
+1. Decode to {contract.colour} with the EXIF orientation applied{reduced}.
 2. Letterbox to {width}x{height}: one scale for both sides, bilinear, centred (an odd pixel goes right and below), padded with {contract.pad_value}.
 3. Divide by {contract.divide_by:g}; float32, (N, 3, {height}, {width}), input `{contract.input_name}`.
 4. Output `{contract.output_name}`: {reading}.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from export.check.parity import Parity, compare, total
 from export.runners.detect import Detector, NmsValues, above, detect, model_input, read_output
 from pipelines.core.boxes import iou_matrix
 from pipelines.core.contract import ModelContract
-from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
+from pipelines.core.images import Decoded, Letterbox, apply_letterbox, letterbox_for, read_for, tensor_from_letterboxed
 from pipelines.core.types import Detections
 
 GREY_LEVEL = 1.001 / 255  # another OpenCV may decode or resize a pixel one grey level off
@@ -26,18 +27,18 @@ EXPLAINS = 0.9  # share of the boxes that a hypothesis must put right
 SAME_PLACE_IOU = 0.5
 
 
-def stretched_input(image: Image, contract: ModelContract) -> NDArray[np.float32]:
+def stretched_input(image: Decoded, contract: ModelContract) -> NDArray[np.float32]:
     """The input of someone who resizes both sides on their own."""
-    return tensor_from_letterboxed([cv2.resize(image, contract.input_wh, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)])
+    return tensor_from_letterboxed([cv2.resize(image.pixels, contract.input_wh, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)])
 
 
-def padded_input(image: Image, contract: ModelContract, pad_value: int) -> tuple[NDArray[np.float32], Letterbox]:
+def padded_input(image: Decoded, contract: ModelContract, pad_value: int) -> tuple[NDArray[np.float32], Letterbox]:
     """The input with another padding."""
-    box = letterbox_for((image.shape[1], image.shape[0]), contract.input_wh)
-    return tensor_from_letterboxed([apply_letterbox(image, box, pad_value)]), box
+    box = letterbox_for(image.original_wh, contract.input_wh)
+    return tensor_from_letterboxed([apply_letterbox(image.pixels, box, pad_value)]), box
 
 
-def name_input_fault(made: NDArray[np.float32], wanted: NDArray[np.float32], image: Image, contract: ModelContract) -> str | None:
+def name_input_fault(made: NDArray[np.float32], wanted: NDArray[np.float32], image: Decoded, contract: ModelContract) -> str | None:
     """How a network input (1, 3, H, W) differs from the golden one of the same image; None when by at most one grey level."""
     if made.shape != wanted.shape:
         return f"shape: {made.shape} is fed where {wanted.shape} is wanted"
@@ -48,7 +49,7 @@ def name_input_fault(made: NDArray[np.float32], wanted: NDArray[np.float32], ima
     for factor, words in ((255.0, "values from 0 to 255 are fed"), (1 / 255.0, "values are divided by 255 twice")):
         if _close(made / np.float32(factor), wanted):
             return f"scale: {words} where 0 to 1 is wanted"
-    box = letterbox_for((image.shape[1], image.shape[0]), contract.input_wh)
+    box = letterbox_for(image.original_wh, contract.input_wh)
     inside = np.zeros(wanted.shape[2:], dtype=bool)
     inside[box.top_px : box.top_px + box.resized_wh[1], box.left_px : box.left_px + box.resized_wh[0]] = True
     if not inside.all() and _close(made[..., inside], wanted[..., inside]):
@@ -60,9 +61,9 @@ def name_input_fault(made: NDArray[np.float32], wanted: NDArray[np.float32], ima
 
 @dataclass(frozen=True)
 class Reference:
-    """What should be found: images (BGR) and detections, one entry an image, and how they are compared; `thresholds` is (classes,)."""
+    """What should be found: image files and detections, one entry an image, and how they are compared; `thresholds` is (classes,)."""
 
-    images: tuple[Image, ...]
+    images: tuple[Path, ...]
     found: tuple[Detections, ...]
     thresholds: NDArray[np.float64]
     match_iou: float
@@ -81,49 +82,51 @@ def name_output_fault(runner: Detector, reference: Reference) -> str | None:
     nothing is wrong with it, or nothing that is tried here.
     """
     part = reference.some()
-    before = [detect(runner, image, part.nms) for image in part.images]
+    images = [read_for(path, runner.contract.decode_to_wh) for path in part.images]
+    before = [detect(runner, image, part.nms) for image in images]
     agreement = _agreement(part, before)
     if agreement >= 1.0:
         return None
     answers = []
     for name, attempt in _hypotheses(runner, part.nms):
-        answers.append((_agreement(part, [attempt(image) for image in part.images]), name))
+        answers.append((_agreement(part, [attempt(image) for image in images]), name))
     best, name = max(answers, key=lambda item: item[0])
     if best >= EXPLAINS and best > agreement:
         return name
     return _class_order(part, before, runner.contract.classes)
 
 
-def _hypotheses(runner: Detector, nms: NmsValues) -> Iterator[tuple[str, Callable[[Image], Detections]]]:
+def _hypotheses(runner: Detector, nms: NmsValues) -> Iterator[tuple[str, Callable[[Decoded], Detections]]]:
     """A fault, and detection with that fault undone."""
     contract = runner.contract
     width, height = contract.input_wh
 
-    def fed(tensor: NDArray[np.float32], box: Letterbox, image: Image) -> Detections:
-        return read_output(runner.infer(np.ascontiguousarray(tensor))[0], contract, box, image, nms)
+    def fed(tensor: NDArray[np.float32], box: Letterbox, original_wh: tuple[int, int]) -> Detections:
+        return read_output(runner.infer(np.ascontiguousarray(tensor))[0], contract, box, original_wh, nms)
 
-    def swapped(image: Image) -> Detections:
+    def swapped(image: Decoded) -> Detections:
         tensor, box = model_input(image, contract)
-        return fed(tensor[:, ::-1], box, image)
+        return fed(tensor[:, ::-1], box, image.original_wh)
 
-    def scaled(image: Image) -> Detections:
+    def scaled(image: Decoded) -> Detections:
         tensor, box = model_input(image, contract)
-        return fed(tensor * np.float32(255), box, image)
+        return fed(tensor * np.float32(255), box, image.original_wh)
 
-    def stretched(image: Image) -> Detections:
-        return fed(stretched_input(image, contract), letterbox_for((image.shape[1], image.shape[0]), contract.input_wh), image)
+    def stretched(image: Decoded) -> Detections:
+        return fed(stretched_input(image, contract), letterbox_for(image.original_wh, contract.input_wh), image.original_wh)
 
-    def stretched_and_back(image: Image) -> Detections:
-        whole = np.zeros((height, width, 3), np.uint8)  # boxes in input pixels first
-        found = fed(stretched_input(image, contract), letterbox_for((width, height), contract.input_wh), whole)
-        sides = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
+    def stretched_and_back(image: Decoded) -> Detections:
+        found = fed(
+            stretched_input(image, contract), letterbox_for((width, height), contract.input_wh), (width, height)
+        )  # boxes in input pixels first
+        sides = np.array([image.original_wh[0] / width, image.original_wh[1] / height] * 2, np.float32)
         return Detections(found.xyxy * sides, found.score, found.class_index)
 
     yield "colour order: they agree when red and blue are swapped, so one side has BGR where RGB is wanted", swapped
     for value in PAD_VALUES:
         if value != contract.pad_value:
             name = f"pad value: they agree when padded with {value}, the contract says {contract.pad_value}"
-            yield name, lambda image, value=value: fed(*padded_input(image, contract, value), image)  # type: ignore[misc]
+            yield name, lambda image, value=value: fed(*padded_input(image, contract, value), image.original_wh)  # type: ignore[misc]
     geometry = "geometry: they agree when the image is stretched, so one side does not letterbox"
     yield geometry, stretched
     yield geometry, stretched_and_back

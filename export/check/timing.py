@@ -25,7 +25,7 @@ from typing import Any
 
 from export.runners.detect import Detector, NmsValues, letterboxed, read_output
 from pipelines.core.errors import DataError, DetloopError, MissingPartError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_for
 
 END_S = 5.0  # what a worker gets to end by itself
 
@@ -171,13 +171,13 @@ def peak_rss_mb() -> float:
 
 def _time_one(runner: Detector, path: Path, nms: NmsValues) -> tuple[float, float]:
     """Milliseconds from decoded image to boxes, by the way of `detect`, and of the runner's call in them."""
-    image = read_image(path)
+    image = read_for(path, runner.contract.decode_to_wh)
     start = time.perf_counter()
     made, (box,) = letterboxed([image], runner.contract)
     fed = time.perf_counter()
     raw = runner.infer_images(made)
     answered = time.perf_counter()
-    read_output(raw[0], runner.contract, box, image, nms)
+    read_output(raw[0], runner.contract, box, image.original_wh, nms)
     return (time.perf_counter() - start) * 1e3, (answered - fed) * 1e3
 
 

@@ -18,7 +18,7 @@ from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.contract import class_hash
 from pipelines.core.errors import DataError, MissingPartError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_for
 from pipelines.core.types import Detections
 
 LOWER_THAN_FLOAT = ("bf16", "f16")  # what a runtime may take for float where f32 was asked
@@ -65,7 +65,7 @@ def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], 
             return Attempt(None, None, "fail", f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`")
         found = []
         for path in tqdm(images, desc=artifact.name, unit="img", disable=None, leave=False):
-            image = read_image(path)
+            image = read_for(path, runner.contract.decode_to_wh)
             try:
                 found.append(detect(runner, image, nms))
             except DataError as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.core.boxes import area
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, LeakError, listed
-from pipelines.core.images import Image, apply_letterbox, letterbox_for, tensor_from_letterboxed
+from pipelines.core.images import Decoded, apply_letterbox, letterbox_for, tensor_from_letterboxed
 from pipelines.core.io import canonical_json, sha256_bytes
 from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Sample
@@ -100,9 +100,9 @@ def calibration_key(model_sha256: str, record: str, versions: Mapping[str, str])
     return sha256_bytes(canonical_json(about).encode())[:32]
 
 
-def calibration_batches(samples: Iterable[Sample], contract: ModelContract, read: Callable[[Sample], Image]) -> Iterator[NDArray[np.float32]]:
+def calibration_batches(samples: Iterable[Sample], contract: ModelContract, read: Callable[[Sample], Decoded]) -> Iterator[NDArray[np.float32]]:
     """One letterboxed input (1, 3, H, W) a sample, exactly as the runners are fed."""
     for sample in samples:
         image = read(sample)
-        box = letterbox_for((image.shape[1], image.shape[0]), contract.input_wh)
-        yield tensor_from_letterboxed([apply_letterbox(image, box, contract.pad_value)])
+        box = letterbox_for(image.original_wh, contract.input_wh)
+        yield tensor_from_letterboxed([apply_letterbox(image.pixels, box, contract.pad_value)])

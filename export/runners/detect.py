@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.core.contract import ModelContract
-from pipelines.core.images import Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
+from pipelines.core.images import Decoded, Image, Letterbox, apply_letterbox, letterbox_for, tensor_from_letterboxed
 from pipelines.core.postprocess import detections_from_output
 from pipelines.core.types import Detections
 
@@ -44,14 +44,14 @@ class NmsValues:
     max_detections: int
 
 
-def letterboxed(images: Sequence[Image], contract: ModelContract) -> tuple[list[Image], list[Letterbox]]:
+def letterboxed(images: Sequence[Decoded], contract: ModelContract) -> tuple[list[Image], list[Letterbox]]:
     """BGR images in the size of the input, and where each lies in it."""
-    boxes = [letterbox_for((image.shape[1], image.shape[0]), contract.input_wh) for image in images]
-    return [apply_letterbox(image, box, contract.pad_value) for image, box in zip(images, boxes, strict=True)], boxes
+    boxes = [letterbox_for(image.original_wh, contract.input_wh) for image in images]
+    return [apply_letterbox(image.pixels, box, contract.pad_value) for image, box in zip(images, boxes, strict=True)], boxes
 
 
-def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
-    """Letterbox a BGR image as `contract` asks: float32 (1, 3, height, width) and where the image lies in it.
+def model_input(image: Decoded, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
+    """Letterbox an image as `contract` asks: float32 (1, 3, height, width) and where the image lies in it.
 
     Raises:
         DataError: the contract asks for another colour order or scale than this code makes.
@@ -61,28 +61,28 @@ def model_input(image: Image, contract: ModelContract) -> tuple[NDArray[np.float
     return tensor_from_letterboxed(made), box
 
 
-def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbox, image: Image, nms: NmsValues) -> Detections:
-    """One image's raw output (without the batch axis) to detections in the image's pixels, best first."""
+def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbox, original_wh: tuple[int, int], nms: NmsValues) -> Detections:
+    """One image's raw output (without the batch axis) to detections in pixels of the whole image, best first."""
     return detections_from_output(
         raw,
         contract,
         box,
-        (image.shape[1], image.shape[0]),
+        original_wh,
         score_floor=nms.score_floor,
         iou_threshold=nms.iou_threshold,
         max_detections=nms.max_detections,
     )
 
 
-def detect_batch(runner: Detector, images: Sequence[Image], nms: NmsValues) -> list[Detections]:
-    """All of it for BGR images of any sizes, in one call of the runner."""
+def detect_batch(runner: Detector, images: Sequence[Decoded], nms: NmsValues) -> list[Detections]:
+    """All of it for images of any sizes, in one call of the runner."""
     made, boxes = letterboxed(images, runner.contract)
     outputs = runner.infer_images(made)
-    return [read_output(raw, runner.contract, box, image, nms) for raw, box, image in zip(outputs, boxes, images, strict=True)]
+    return [read_output(raw, runner.contract, box, image.original_wh, nms) for raw, box, image in zip(outputs, boxes, images, strict=True)]
 
 
-def detect(runner: Detector, image: Image, nms: NmsValues) -> Detections:
-    """All of it for one BGR image."""
+def detect(runner: Detector, image: Decoded, nms: NmsValues) -> Detections:
+    """All of it for one image."""
     return detect_batch(runner, [image], nms)[0]
 
 

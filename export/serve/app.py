@@ -135,8 +135,8 @@ def build_app(service: Service) -> FastAPI:
         content = await image.read()
         try:
             extension = check_upload(content, service.limits)
-            pixels = await asyncio.to_thread(decode_upload, content)
-            row = checked_complaint(complaint, class_name or None, box or None, classes, (pixels.shape[1], pixels.shape[0]))
+            decoded = await asyncio.to_thread(decode_upload, content, None)
+            row = checked_complaint(complaint, class_name or None, box or None, classes, decoded.original_wh)
         except RefusedUploadError as error:
             raise HTTPException(error.status, error.reason) from error
         except DataError as error:

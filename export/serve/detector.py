@@ -12,7 +12,7 @@ from export.bundle.reader import Bundle, detect_shown, load_bundle, open_fastest
 from export.runners import Runner
 from export.serve.batcher import Batcher, BatchLimits
 from export.serve.uploads import RefusedUploadError, decode_upload
-from pipelines.core.images import Image, use_one_thread_a_call
+from pipelines.core.images import Decoded, use_one_thread_a_call
 from pipelines.core.types import Detections
 
 
@@ -51,10 +51,16 @@ class BundleDetector:
         self.runner.close()
 
     def _answers(self, contents: Sequence[bytes]) -> list[Answer | RefusedUploadError]:
-        decoded = [_decoded(content) for content in contents]
+        decoded = [self._decoded(content) for content in contents]
         images = [item for item in decoded if not isinstance(item, RefusedUploadError)]
         found = iter(detect_shown(self.runner, images, self.bundle) if images else [])
-        return [item if isinstance(item, RefusedUploadError) else Answer(item.shape[1], item.shape[0], next(found), len(images)) for item in decoded]
+        return [item if isinstance(item, RefusedUploadError) else Answer(*item.original_wh, next(found), len(images)) for item in decoded]
+
+    def _decoded(self, content: bytes) -> Decoded | RefusedUploadError:
+        try:
+            return decode_upload(content, self.bundle.contract.decode_to_wh)
+        except RefusedUploadError as error:
+            return error
 
 
 def open_detector(
@@ -72,10 +78,3 @@ def open_detector(
     # measured on CPUs: a batch takes as long as its images one by one, so it would only make the first one wait for the last
     size = min(batch or (1 if runner.device == "cpu" else 8), runner.max_batch or waiting)
     return BundleDetector(bundle, name, runner, limits=BatchLimits(waiting, size, wait_s), workers=threads)
-
-
-def _decoded(content: bytes) -> Image | RefusedUploadError:
-    try:
-        return decode_upload(content)
-    except RefusedUploadError as error:
-        return error

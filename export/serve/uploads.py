@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipelines.core.containers import REASON_CORRUPT, REASON_EMPTY, REASON_TRUNCATED, RefusedError, read_header, require_whole
 from pipelines.core.errors import DataError
-from pipelines.core.images import Image, decode_image
+from pipelines.core.images import Decoded, decode_for
 
 TOO_LARGE, BAD_REQUEST, UNSUPPORTED, UNPROCESSABLE = 413, 400, 415, 422  # RFC 9110, section 15.5
 _BROKEN = {REASON_EMPTY: BAD_REQUEST, REASON_TRUNCATED: UNPROCESSABLE, REASON_CORRUPT: UNPROCESSABLE}
@@ -57,13 +57,13 @@ def check_upload(content: bytes, limits: Limits) -> str:
     return header.extension
 
 
-def decode_upload(content: bytes) -> Image:
-    """BGR pixels of a checked upload.
+def decode_upload(content: bytes, input_wh: tuple[int, int] | None) -> Decoded:
+    """A checked upload as far as an input of `input_wh` needs; None: whole.
 
     Raises:
         RefusedUploadError: the decoder cannot read it.
     """
     try:
-        return decode_image(content, "the image")
+        return decode_for(content, "the image", input_wh)
     except DataError as error:
         raise RefusedUploadError(UNPROCESSABLE, "the image cannot be decoded: send a whole one") from error

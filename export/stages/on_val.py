@@ -17,7 +17,7 @@ from export.check.drops import Accuracy, Drops, drop_reasons, drops_between, wor
 from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.errors import MissingPartError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_for
 from pipelines.core.params import Params
 from pipelines.core.records import ground_truth
 from pipelines.core.types import Detections, GroundTruth, Sample
@@ -96,7 +96,7 @@ class ValGate:
             for kind in ONNX_RUNNERS:
                 try:
                     with open_runner(kind, path, threads=os.cpu_count() or 1) as runner:
-                        found[kind] = [detect(runner, read_image(image), nms) for image in self.images]
+                        found[kind] = [detect(runner, read_for(image, runner.contract.decode_to_wh), nms) for image in self.images]
                 except MissingPartError as error:
                     lacks.append(str(error))
         if not found:

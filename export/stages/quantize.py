@@ -19,7 +19,7 @@ from tqdm import tqdm
 from export.artifacts import BEFORE_FILE
 from pipelines.core.cli import run_guarded
 from pipelines.core.errors import DataError, ParamsError
-from pipelines.core.images import read_image
+from pipelines.core.images import read_for
 from pipelines.core.io import json_text, read_json, sha256_bytes, sha256_file, write_bytes, write_folder, write_json, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_samples
@@ -105,7 +105,7 @@ def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, cont
 
     def batches(count: int, title: str) -> Iterator[NDArray[np.float32]]:
         shown = tqdm(chosen[:count], desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        return calibration_batches(shown, contract, lambda sample: read_image(args.raw / sample.path))
+        return calibration_batches(shown, contract, lambda sample: read_for(args.raw / sample.path, contract.decode_to_wh))
 
     kept = args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json"
     if not kept.is_file():

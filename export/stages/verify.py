@@ -27,7 +27,6 @@ from pipelines.core.cli import stage_main
 from pipelines.core.contract import class_hash
 from pipelines.core.deploy_params import VerifyParams
 from pipelines.core.errors import DataError, LeakError
-from pipelines.core.images import read_image
 from pipelines.core.io import read_json, sha256_file, write_metrics
 from pipelines.core.params import load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
@@ -130,7 +129,7 @@ def _refusals(args: argparse.Namespace) -> dict[str, list[str]]:
 def _cause(artifact: Artifact, reference: Reference, match_iou: float, params: VerifyParams, nms: NmsValues) -> str:
     """The fault by its name, or how to find it."""
     part = diagnosis.Reference(
-        images=tuple(read_image(path) for path in reference.images[:CAUSE_IMAGES]),
+        images=reference.images[:CAUSE_IMAGES],
         found=reference.found[:CAUSE_IMAGES],
         thresholds=reference.thresholds,
         match_iou=match_iou,

@@ -21,9 +21,10 @@ from export.runners import Runner, open_runner
 from export.runners.detect import Detector, NmsValues, detect, model_input
 from pipelines.commands.predict import image_files
 from pipelines.core.errors import DataError, GateError, ParamsError
-from pipelines.core.images import Image, read_image
+from pipelines.core.images import read_for
 from pipelines.core.io import require_file
 from pipelines.core.params import Params, load_params
+from pipelines.core.types import Detections
 
 KIND_OF_SUFFIX = {".pt": "torch", ".onnx": "onnxruntime", ".engine": "tensorrt"}
 KINDS = ("torch", "onnxruntime", "openvino", "openvino-bf16", "openvino-f16", "tensorrt")
@@ -61,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """
     params = load_params(args.params)
     a, b = _side(args.a), _side(args.b)
-    files, _ = image_files(args.images)
-    images = tuple(read_image(file) for file in files)
+    images = tuple(image_files(args.images)[0])
     reference, thresholds = _detections(a, images, params, args.threads)
     with _open(b, args.threads) as runner:
         if isinstance(runner, Runner) and thresholds is None:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"neither {a} nor {b} states thresholds: name an exported model on one side")
         limits = np.array([thresholds[name] for name in runner.contract.classes if name in thresholds])
         precision = max((_precision(a), getattr(runner, "precision", "fp32")), key=LOWER.index)
-        found = [detect(runner, image, _nms(params)) for image in images]
+        found = _found(runner, images, params)
         match_iou = params.verify.match_iou[precision]  # type: ignore[index]
         against = Reference(images, reference, limits, match_iou, params.verify.near_threshold, _nms(params))
         parity = _parity(against, found)
@@ -117,9 +117,13 @@ def _nms(params: Params) -> NmsValues:
     return NmsValues(params.predict.score_floor, params.predict.iou_threshold, params.predict.max_detections)
 
 
-def _detections(side: Side, images: tuple[Image, ...], params: Params, threads: int) -> tuple[tuple[Any, ...], dict[str, float] | None]:
+def _detections(side: Side, images: tuple[Path, ...], params: Params, threads: int) -> tuple[tuple[Any, ...], dict[str, float] | None]:
     with _open(side, threads) as runner:
-        return tuple(detect(runner, image, _nms(params)) for image in images), getattr(runner, "thresholds", None)
+        return tuple(_found(runner, images, params)), getattr(runner, "thresholds", None)
+
+
+def _found(runner: Detector, images: tuple[Path, ...], params: Params) -> list[Detections]:
+    return [detect(runner, read_for(image, runner.contract.decode_to_wh), _nms(params)) for image in images]
 
 
 def _precision(side: Side) -> str:
@@ -160,7 +164,7 @@ class Inside:
     arithmetic: dict[str, str]
 
 
-def _explain(a: Side, b: Side, images: tuple[Image, ...], precision: str, threads: int) -> str:
+def _explain(a: Side, b: Side, images: tuple[Path, ...], precision: str, threads: int) -> str:
     from export.convert.onnx_model import read_onnx
     from export.convert.onnx_probe import OnnxInside
 
@@ -191,10 +195,10 @@ def _sentence(parting: Parting, kind: str, ours: Inside, theirs: Inside, sides: 
     )
 
 
-def _inside(side: Side, own: Any, graph: Any, images: tuple[Image, ...], folder: Path, threads: int) -> Inside:
+def _inside(side: Side, own: Any, graph: Any, images: tuple[Path, ...], folder: Path, threads: int) -> Inside:
     """Open one side up; `graph` gives the names, `own` is the side's own ONNX graph (None for a .pt)."""
     with _open(side, threads) as runner:
-        batch = np.concatenate([model_input(image, runner.contract)[0] for image in images])
+        batch = np.concatenate([model_input(read_for(image, runner.contract.decode_to_wh), runner.contract)[0] for image in images])
         arithmetic = runner.arithmetic() if isinstance(runner, Runner) else {}
     if own is None:
         from training.inside import TorchInside

@@ -20,7 +20,7 @@ from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_
 from export.runners import Runner
 from pipelines.core.cli import EXIT_USER_ERROR
 from pipelines.core.errors import DataError, MissingInputError, counted
-from pipelines.core.images import read_image, use_one_thread_a_call
+from pipelines.core.images import read_for, read_image, use_one_thread_a_call
 from pipelines.core.io import write_bytes, write_text
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -100,18 +100,18 @@ def drawn_names(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
 
 def _predict(runner: Runner, bundle: Bundle, file: Path, drawn: Path | None) -> dict[str, Any]:
     try:
-        image = read_image(file)
+        image = read_for(file, bundle.contract.decode_to_wh)
     except DataError as error:
         return {"file": str(file), "error": str(error)}
     (detections,) = detect_shown(runner, [image], bundle)
     row: dict[str, Any] = {
         "file": str(file),
-        "width": image.shape[1],
-        "height": image.shape[0],
+        "width": image.original_wh[0],
+        "height": image.original_wh[1],
         "detections": detections_to_json(detections, bundle.contract.classes),
     }
     if drawn is not None:
-        write_bytes(drawn, encode_jpeg(draw_detections(image, detections, bundle.contract.classes)))
+        write_bytes(drawn, encode_jpeg(draw_detections(read_image(file), detections, bundle.contract.classes)))
         row["drawn"] = str(drawn)
     return row
 

@@ -11,6 +11,8 @@ from pipelines.core.io import canonical_json, sha256_bytes
 
 PAD_VALUE = 114  # the grey that ultralytics pads with
 OutputLayout = Literal["cxcywh_scores", "xyxy_score_class"]
+Decoding = Literal["full", "reduced"]
+DECODINGS = ("full", "reduced")
 
 
 def class_hash(classes: Sequence[str]) -> str:
@@ -23,7 +25,8 @@ class ModelContract:
     """How to feed a detector and how to read it.
 
     `layout` is `cxcywh_scores`: raw output (N, 4 + classes, anchors), centre boxes in input pixels and a score in [0, 1] for each class, NMS to be
-    done by the caller; or `xyxy_score_class`: NMS-free output (N, boxes, 6), corner boxes in input pixels, score, class index.
+    done by the caller; or `xyxy_score_class`: NMS-free output (N, boxes, 6), corner boxes in input pixels, score, class index. `decoding` says which
+    pixels the letterbox is made from: `full`, or `reduced` by the JPEG decoder as far as the input allows (`pipelines.core.images.reduction_for`).
     """
 
     classes: tuple[str, ...]
@@ -32,6 +35,7 @@ class ModelContract:
     pad_value: int = PAD_VALUE
     colour: str = "RGB"
     divide_by: float = 255.0
+    decoding: Decoding = "full"
     input_name: str = "images"
     output_name: str = "output0"
 
@@ -39,6 +43,11 @@ class ModelContract:
     def class_hash(self) -> str:
         """See `class_hash`."""
         return class_hash(self.classes)
+
+    @property
+    def decode_to_wh(self) -> tuple[int, int] | None:
+        """The (width, height) that an image may be reduced to while it is decoded; None: not at all."""
+        return self.input_wh if self.decoding == "reduced" else None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads; carries the class hash."""
@@ -67,8 +76,12 @@ class ModelContract:
         """Refuse a model that wants other pixels than this code makes.
 
         Raises:
-            DataError: another colour order or scale than RGB divided by 255.
+            DataError: another colour order or scale than RGB divided by 255, or a decoding that is not known here.
         """
+        if self.decoding not in DECODINGS:
+            raise DataError(
+                f"the model wants its images decoded as {self.decoding!r}, which this code does not know: use the detloop that exported it"
+            )
         if self.colour != "RGB" or self.divide_by != 255.0:
             raise DataError(
                 f"the model wants {self.colour} divided by {self.divide_by}, this code makes RGB divided by 255: use the detloop that exported it"

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines.core.collect_params import CollectParams
+from pipelines.core.contract import Decoding
 from pipelines.core.deploy_params import BenchmarkParams, ExportParams, ReleaseParams, VerifyParams
 from pipelines.core.errors import MissingInputError, ParamsError
 from pipelines.core.section import Fraction, Positive, Section
@@ -76,6 +77,7 @@ class TrainParams(Section):
     replay: Fraction = 0.5
     imgsz: InputSide = 320
     input_wh: Literal["auto", "square"] | Annotated[tuple[InputSide, InputSide], Field(strict=False)] = "auto"  # YAML has lists only
+    decoding: Decoding = "reduced"
     epochs: Positive = 40
     patience: Annotated[int, Field(ge=0)] = 40
     batch: Positive = 8
