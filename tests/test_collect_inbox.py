@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,10 @@ def put(inbox: Path, *names: str) -> None:
         (inbox / name).write_bytes(name.encode())
 
 
+def by_origin(inbox: Path) -> dict[str, dict[str, Any]]:
+    return {row["origin"]: row for row in read_inbox(inbox).seen.iter_rows(named=True)}
+
+
 def jsonl(*rows: object) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -28,13 +33,13 @@ def test_every_file_is_seen_but_logs_and_dotfiles(tmp_path: Path) -> None:
     put(tmp_path, "top.jpg", "cam1/a.jpg", "cam1/deep/b.png", "cam1/README.txt", "cam1/.hidden.jpg", ".git/x.jpg", "cam1/deep/log.csv")
     (tmp_path / "cam1/deep/log.csv").write_text("file\nb.png\n")
     found = read_inbox(tmp_path)
-    assert [(file.origin, file.source) for file in found.files] == [
+    assert found.seen.select("origin", "source").rows() == [
         ("cam1/README.txt", "cam1"),
         ("cam1/a.jpg", "cam1"),
         ("cam1/deep/b.png", "cam1"),
         ("top.jpg", "inbox"),
     ]
-    assert all((file.group, file.captured_at, file.given_split, file.refused) == (None, None, None, None) for file in found.files)
+    assert found.seen.select("group", "captured_at", "given_split", "uri", "unopened").null_count().row(0) == (4, 4, 4, 4, 4)
 
 
 def test_logs_fill_source_group_time_and_split(tmp_path: Path) -> None:
@@ -48,7 +53,7 @@ def test_logs_fill_source_group_time_and_split(tmp_path: Path) -> None:
     )
     (tmp_path / "line/b/log.csv").write_text("\ufefffile,group,split\nd.jpg,,test\n")
     found = read_inbox(tmp_path)
-    assert [(file.origin, file.source, file.group, file.captured_at, file.given_split) for file in found.files] == [
+    assert found.seen.select("origin", "source", "group", "captured_at", "given_split").rows() == [
         ("line/a.jpg", "cam7", "12", "2025-03-10T06:00:00Z", "val"),
         ("line/b/c.jpg", "line", "burst", None, None),
         ("line/b/d.jpg", "line", None, None, "test"),
@@ -125,7 +130,7 @@ def test_links_are_followed_inside_the_inbox_only(tmp_path: Path) -> None:
     }.items():
         (inbox / name).symlink_to(target)
     os.mkfifo(inbox / "pipe.jpg")
-    assert {file.origin: file.refused for file in read_inbox(inbox).files} == {
+    assert {origin: row["unopened"] for origin, row in by_origin(inbox).items()} == {
         "cam/a.jpg": None,
         "in.jpg": None,
         "out.jpg": "symlink_outside",
@@ -145,10 +150,11 @@ def test_names_of_any_bytes_get_printable_names(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     (tmp_path / "log.jsonl").write_text(jsonl({"file": "line\nbreak.jpg", "group": "g"}))
-    found = {file.origin: file for file in read_inbox(tmp_path).files}
+    inbox = read_inbox(tmp_path)
+    found = by_origin(tmp_path)
     assert set(found) == {"line\\nbreak.jpg", "not\\xffutf8.jpg", "back\\\\slash.jpg", "schön 写真.jpg", "\\\\xff.jpg", "tab\\t.jpg"}
-    assert found["line\\nbreak.jpg"].group == "g"
-    assert all(Path(file.path).read_bytes() == b"x" for file in found.values())
+    assert found["line\\nbreak.jpg"]["group"] == "g"
+    assert len({path for path in inbox.paths(inbox.seen) if Path(path).read_bytes() == b"x"}) == len(names)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6).filter(lambda name: b"\0" not in name), unique=True, max_size=8))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.collect.fates import find_clusters
 from pipelines.collect.hash_index import candidate_pairs
 from pipelines.collect.measure import Measurement, measure
-from pipelines.collect.near import join, near_clusters, roots, thumbnail_differences
+from pipelines.collect.near import Nodes, join, near_clusters, roots, thumbnail_differences
 from tests.images import picture
 
 RADIUS, DIFFERENCE = 6, 12.0
@@ -156,12 +156,13 @@ def test_clusters_are_those_of_all_pairs_however_the_images_came(data: st.DataOb
     flips = data.draw(st.lists(st.integers(0, 2**8 - 1), min_size=len(shifts), max_size=len(shifts)))
     hashes = np.array([(scene << 60) | flip for (scene, _), flip in zip(shifts, flips, strict=True)], np.uint64)
     table = pl.DataFrame({"image_id": ids, "phash": hashes, "thumbnail_at": np.arange(len(ids))})
-    known = pl.DataFrame(schema={"image_id": pl.String, "cluster": pl.String})
-    for _ in range(3):
-        part = table.filter(pl.Series(data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))), dtype=pl.Boolean))
-        known = find_clusters(part, thumbnails, known, RADIUS, DIFFERENCE)
+    none: Nodes = np.zeros(0, np.int64)
+    known = none
+    for count in sorted(data.draw(st.lists(st.integers(0, len(ids)), min_size=3, max_size=3))):  # thumbnails that there are by then
+        part = table[:count].filter(pl.Series(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=pl.Boolean))
+        known = find_clusters(part, thumbnails[:count], known, RADIUS, DIFFERENCE)
     known = find_clusters(table, thumbnails, known, RADIUS, DIFFERENCE)
-    assert known.equals(find_clusters(table, thumbnails, known.clear(), RADIUS, DIFFERENCE))
+    assert known.tolist() == find_clusters(table, thumbnails, none, RADIUS, DIFFERENCE).tolist()
     order = np.argsort(ids)
     close = [
         (int(a), int(b))
@@ -173,7 +174,7 @@ def test_clusters_are_those_of_all_pairs_however_the_images_came(data: st.DataOb
     parent = np.arange(len(ids))
     join(parent, close)
     expected = [sorted(ids)[root] for root in roots(parent, np.arange(len(ids)))]
-    assert known["cluster"].to_list() == expected
+    assert [ids[known[place]] for place in order] == expected
 
 
 def test_a_thousand_frames_of_a_still_scene_are_one_cluster() -> None:

@@ -1,9 +1,9 @@
 """What earlier runs found out, so that a run reads and decodes only what is new. Never an output: without it a run gives the same bytes, later.
 
-    files.parquet            origin, stamp and image_id of each file: one whose stamp stayed is not read again
+    files-NNNNN.parquet      origin, stamp and image_id of each file: one whose stamp stayed is not read again. A segment for what each run has read
     measured-NNNNN.parquet   measurements by image_id, a segment for each part of a run, so that a killed run loses little
     thumbnails.bin           1,024 bytes for each measurement that has one, in the order in which they came
-    near.parquet             the near-duplicate cluster of each image, under the settings that its name carries
+    near-SETTINGS.parquet    for each thumbnail the one that its near-duplicate cluster is named by, under the settings that the file's name carries
 
 Everything is keyed by the code and the libraries that measure; what other code left is removed.
 """
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 
 from pipelines.collect import hash_index, measure, near
 from pipelines.collect.measure import THUMBNAIL_PX
+from pipelines.collect.near import NO_CLUSTER, Nodes
 from pipelines.core import containers
 from pipelines.core.errors import DetloopError
 from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
-from pipelines.core.tables import read_parquet, write_parquet
+from pipelines.core.tables import read_parquet, read_parquets, write_parquet
 
 _PREFIX = "measured-"
 _MAX_SEGMENTS = 64
-_SPARE_ROWS = 4096  # measurements of files that are gone and that are kept all the same
+_SPARE_ROWS = 4096  # rows of files that are gone and that are kept all the same
 _THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX
 
 FILES_SCHEMA: dict[str, pl.DataType] = {
@@ -52,7 +53,7 @@ MEASURED_SCHEMA: dict[str, pl.DataType] = {
     "sharpness": pl.Float64(),
     "thumbnail_at": pl.Int64(),  # its place in thumbnails.bin, counted in thumbnails
 }
-_NEAR_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "cluster": pl.String()}
+_NEAR_SCHEMA: dict[str, pl.DataType] = {"back": pl.Int64()}  # places from the cluster's to this one: 0 nearly everywhere, so the file is small
 
 
 class Cache:
@@ -62,24 +63,21 @@ class Cache:
         self._folder = code_folder(work, _PREFIX, _code_key(containers, measure))
         self.files = pl.DataFrame(schema=FILES_SCHEMA)
         self.measured = pl.DataFrame(schema=MEASURED_SCHEMA)
-        self._segments = 0
         load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
-        segments = sorted(self._folder.glob("measured-*.parquet"))
+        segments = self._segments("measured")
         if not segments:
             return
-        measured = pl.concat([read_parquet(path, MEASURED_SCHEMA) for path in segments]).unique("image_id", keep="last", maintain_order=True)
+        measured = read_parquets(segments, MEASURED_SCHEMA).unique("image_id", keep="last", maintain_order=True)
         path = self._folder / "thumbnails.bin"
         if _thumbnails_in(measured) * _THUMBNAIL_BYTES > (path.stat().st_size if path.exists() else 0):
             raise DetloopError(f"{path} is cut off")
-        files = self._folder / "files.parquet"
-        self.files = read_parquet(files, FILES_SCHEMA) if files.exists() else self.files
-        self.measured, self._segments = measured, int(segments[-1].stem.rpartition("-")[2]) + 1
+        if files := self._segments("files"):
+            self.files = read_parquets(files, FILES_SCHEMA).unique("origin", keep="last", maintain_order=True)
+        self.measured = measured
         if len(segments) > _MAX_SEGMENTS:
-            self._write_segment(measured)
-            for segment in segments:
-                segment.unlink()
+            self._replace("measured", measured)
 
     def add(self, found: pl.DataFrame, thumbnails: Sequence[bytes | None]) -> None:
         """Keep measurements: columns as MEASURED_SCHEMA without `thumbnail_at`, and the thumbnail of each row."""
@@ -93,19 +91,20 @@ class Cache:
                 content.append(thumbnail)
         append_bytes(path, b"".join(content), have * _THUMBNAIL_BYTES)  # cuts what a killed run appended without a segment that speaks of it
         segment = found.with_columns(pl.Series("thumbnail_at", places, dtype=pl.Int64)).select(list(MEASURED_SCHEMA))
-        self._write_segment(segment)
+        self._write_segment("measured", segment)
         self.measured = pl.concat([self.measured, segment])
 
     def forget_others(self, image_ids: pl.Series) -> None:
-        """Forget measurements of images apart from `image_ids` where they are the most; places of thumbnails change."""
+        """Forget measurements of images apart from `image_ids` where they are the most. Places of thumbnails change, so clusters are forgotten."""
         if len(self.measured) <= 2 * len(image_ids) + _SPARE_ROWS:
             return
         kept = self.measured.join(pl.DataFrame({"image_id": image_ids}), "image_id", "semi", maintain_order="left")
         pictures = self.thumbnails()
         contents = [None if place is None else pictures[place].tobytes() for place in kept["thumbnail_at"]]
-        for segment in self._folder.glob("measured-*.parquet"):  # killed here, all is measured again
-            segment.unlink()
-        self.measured, self._segments = self.measured.clear(), 0
+        for kind in ("near", "measured"):  # killed here, all is measured again
+            for path in self._folder.glob(f"{kind}-*.parquet"):
+                path.unlink()
+        self.measured = self.measured.clear()
         self.add(kept.drop("thumbnail_at"), contents)
 
     def thumbnails(self) -> NDArray[np.uint8]:
@@ -116,22 +115,27 @@ class Cache:
         count = path.stat().st_size // _THUMBNAIL_BYTES
         return np.memmap(path, dtype=np.uint8, mode="r", shape=(count, THUMBNAIL_PX, THUMBNAIL_PX))
 
-    def save_files(self, files: pl.DataFrame) -> None:
-        """Replace the table of files."""
-        self.files = files.select(list(FILES_SCHEMA))
-        write_parquet(self._folder / "files.parquet", self.files)
+    def save_files(self, files: pl.DataFrame, fresh: pl.DataFrame) -> None:
+        """Keep the files of this run; `fresh` are those of them that `self.files` did not have."""
+        segments = self._segments("files")
+        if len(self.files) + len(fresh) > 2 * len(files) + _SPARE_ROWS or len(segments) >= _MAX_SEGMENTS:
+            self._replace("files", files.select(list(FILES_SCHEMA)))
+        elif len(fresh):
+            self._write_segment("files", fresh.select(list(FILES_SCHEMA)))
 
-    def near(self, settings: tuple[float, ...]) -> pl.DataFrame:
-        """`image_id` and `cluster` (an image_id) of the last run under these settings; empty where there is none."""
+    def near(self, settings: tuple[float, ...]) -> Nodes:
+        """What `save_near` kept of the last run under these settings; empty where there is none."""
         try:
-            return read_parquet(self._near_path(settings), _NEAR_SCHEMA)
+            back = read_parquet(self._near_path(settings), _NEAR_SCHEMA)["back"]
         except DetloopError:
-            return pl.DataFrame(schema=_NEAR_SCHEMA)
+            return np.zeros(0, np.int64)
+        return (pl.int_range(len(back), eager=True) - back).fill_null(NO_CLUSTER).to_numpy()
 
-    def save_near(self, settings: tuple[float, ...], table: pl.DataFrame) -> None:
-        """Replace the table of clusters; those of other settings go."""
+    def save_near(self, settings: tuple[float, ...], clusters: Nodes) -> None:
+        """Replace the clusters (for each place of a thumbnail the place that its cluster is named by, or NO_CLUSTER); those of other settings go."""
         path = self._near_path(settings)
-        write_parquet(path, table.select(list(_NEAR_SCHEMA)))
+        back = pl.Series("back", np.arange(len(clusters)) - clusters).set(pl.Series(clusters == NO_CLUSTER), None)
+        write_parquet(path, back.to_frame())
         for other in self._folder.glob("near-*.parquet"):
             if other != path:
                 other.unlink()
@@ -139,9 +143,20 @@ class Cache:
     def _near_path(self, settings: tuple[float, ...]) -> Path:
         return self._folder / f"near-{sha256_bytes(f'{settings} {_code_key(hash_index, near)}'.encode())[:16]}.parquet"
 
-    def _write_segment(self, segment: pl.DataFrame) -> None:
-        write_parquet(self._folder / f"measured-{self._segments:05d}.parquet", segment)
-        self._segments += 1
+    def _segments(self, kind: str) -> list[Path]:
+        return sorted(self._folder.glob(f"{kind}-*.parquet"))
+
+    def _write_segment(self, kind: str, segment: pl.DataFrame) -> None:
+        have = self._segments(kind)
+        number = int(have[-1].stem.rpartition("-")[2]) + 1 if have else 0
+        write_parquet(self._folder / f"{kind}-{number:05d}.parquet", segment)
+
+    def _replace(self, kind: str, table: pl.DataFrame) -> None:
+        """One segment in place of all; killed in between, the rows stand twice, and the last ones count."""
+        old = self._segments(kind)
+        self._write_segment(kind, table)
+        for path in old:
+            path.unlink()
 
 
 def _thumbnails_in(measured: pl.DataFrame) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.collect.cache import FILES_SCHEMA, MEASURED_SCHEMA, Cache
+from pipelines.collect.cache import MEASURED_SCHEMA, Cache
 from pipelines.collect.fates import Thresholds, find_clusters, with_exact_duplicates, with_near_duplicates, with_reasons
-from pipelines.collect.inbox import InboxFile
+from pipelines.collect.inbox import Inbox
 from pipelines.collect.measure import REASON_TOO_LARGE
 from pipelines.collect.screening import Looked
 from pipelines.collect.selection import Interest, Lists, with_budget, with_interest, with_lists
@@ -23,19 +23,6 @@ from pipelines.collect.store import IMAGES_FOLDER, ImageStore
 _SEGMENT_ROWS = 4096  # measurements that a killed run may lose
 _TRUSTED_AGE_NS = 2_000_000_000  # a file that changed just before the run may change again within one tick of its file system's clock
 
-_SEEN_SCHEMA: dict[str, pl.DataType] = {
-    "origin": pl.String(),
-    "source": pl.String(),
-    "group": pl.String(),
-    "captured_at": pl.String(),
-    "given_split": pl.String(),
-    "uri": pl.String(),
-    "unopened": pl.String(),  # why it was not opened at all
-    "bytes": pl.Int64(),
-    "modified_ns": pl.Int64(),
-    "changed_ns": pl.Int64(),
-    "inode": pl.UInt64(),
-}
 VIEW_SCHEMA: dict[str, pl.DataType] = {
     "image_id": pl.String(),
     "predicted_classes": pl.List(pl.String()),
@@ -45,7 +32,6 @@ VIEW_SCHEMA: dict[str, pl.DataType] = {
 View = Callable[[pl.DataFrame], pl.DataFrame]  # rows with image_id, path, width_px and height_px to VIEW_SCHEMA
 LookAtAll = Callable[[Sequence[str], int, Set[str], ImageStore], Iterator[list[Looked]]]
 
-_IN_TABLE = {"refused": "unopened"}
 _STAMP = ["origin", "bytes", "modified_ns", "changed_ns", "inode"]
 
 
@@ -80,19 +66,17 @@ class Wishes:
     strata: tuple[str, ...]
 
 
-def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, earlier: Set[str], look: LookAtAll, view: View | None) -> Collection:
+def collect(inbox: Inbox, raw: Path, work: Path, wishes: Wishes, earlier: Set[str], look: LookAtAll, view: View | None) -> Collection:
     """Look at what is new and decide over all. Kept images lie below `raw` when it returns; those that are no longer kept still do.
 
     `earlier` has the image_ids that the last run kept; `look` is the executor; `view` gives the champion's view of images that lie below `raw`.
     """
     started_ns = time.time_ns()
     cache, store = Cache(work), ImageStore(raw)
-    place = {file.origin: file.path for file in files}  # beside the table, since names may be no text
-    columns = dict(zip(InboxFile._fields, zip(*files, strict=True), strict=True)) if files else {}
-    seen = pl.DataFrame({_IN_TABLE.get(name, name): column for name, column in columns.items() if name != "path"}, schema=_SEEN_SCHEMA)
-    table = _look_at_new(seen, place, cache, store, wishes.thresholds.max_pixels, look)
+    table = _look_at_new(inbox, cache, store, wishes.thresholds.max_pixels, look)
     old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS
-    cache.save_files(table.filter(pl.col("image_id").is_not_null() & old_enough).select(list(FILES_SCHEMA)))
+    files = table.filter(pl.col("image_id").is_not_null() & old_enough)
+    cache.save_files(files, files.filter("is_news"))
     table = with_exact_duplicates(with_lists(with_reasons(table, wishes.thresholds), wishes.lists))
     settings = (wishes.near_radius_bits, wishes.near_max_difference)
     clusters = find_clusters(table.filter(pl.col("reason").is_null()), cache.thumbnails(), cache.near(settings), *settings)
@@ -101,7 +85,7 @@ def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, e
     path = pl.concat_str(pl.lit(f"{IMAGES_FOLDER}/"), pl.col("image_id").str.head(2), pl.lit("/"), "image_id", pl.lit("."), "extension")
     table = table.with_columns(pl.when(pl.col("reason").is_null()).then(path).alias("path"))
     if view is not None:
-        _store_missing(table, place, store)
+        _store_missing(table, inbox, store)
         table = table.join(view(table.filter(pl.col("path").is_not_null())), on="image_id", how="left", maintain_order="left")
     else:
         table = table.with_columns(**{name: pl.lit(None, kind) for name, kind in VIEW_SCHEMA.items() if name != "image_id"})
@@ -114,24 +98,25 @@ def collect(files: Sequence[InboxFile], raw: Path, work: Path, wishes: Wishes, e
         pl.when(in_).then(pl.lit("kept")).otherwise(pl.lit("dropped")).alias("status"),
         pl.when(in_).then(pl.col("path")).alias("path"),
     )
-    _store_missing(table, place, store)
+    _store_missing(table, inbox, store)
     return Collection(table, cache.thumbnails(), store, cache)
 
 
-def _store_missing(table: pl.DataFrame, place: Mapping[str, str], store: ImageStore) -> None:
-    for relative, size, origin, image_id in table.filter(pl.col("path").is_not_null()).select("path", "bytes", "origin", "image_id").iter_rows():
-        if store.sizes.get(relative) != size:
-            store.put_file(relative, place[origin], image_id)
+def _store_missing(table: pl.DataFrame, inbox: Inbox, store: ImageStore) -> None:
+    stored = pl.DataFrame({"path": list(store.sizes), "stored": list(store.sizes.values())}, schema={"path": pl.String, "stored": pl.Int64})
+    missing = table.filter(pl.col("path").is_not_null()).join(stored, on="path", how="left").filter(pl.col("stored").ne_missing(pl.col("bytes")))
+    for relative, image_id, path in zip(missing["path"], missing["image_id"], inbox.paths(missing), strict=True):
+        store.put_file(relative, path, image_id)
 
 
-def _look_at_new(seen: pl.DataFrame, place: Mapping[str, str], cache: Cache, store: ImageStore, max_pixels: int, look: LookAtAll) -> pl.DataFrame:
-    """`seen` with image_id, true size, the columns of the measurements, and `refused`."""
-    stamped = seen.join(cache.files, on=_STAMP, how="left", maintain_order="left")
+def _look_at_new(inbox: Inbox, cache: Cache, store: ImageStore, max_pixels: int, look: LookAtAll) -> pl.DataFrame:
+    """What the inbox has seen, with image_id, true size, the columns of the measurements, and `refused`."""
+    stamped = inbox.seen.join(cache.files, on=_STAMP, how="left", maintain_order="left")
     measured = cache.measured["image_id"]
     new = stamped.filter(pl.col("unopened").is_null() & ~pl.col("image_id").is_in(measured.implode()).fill_null(value=False))
     looked: list[tuple[str | None, int | None, str | None]] = []
     waiting: dict[str, Looked] = {}
-    for batch in look([place[origin] for origin in new["origin"]], max_pixels, set(measured) if len(new) else set(), store):
+    for batch in look(inbox.paths(new), max_pixels, set(measured) if len(new) else set(), store):
         looked += [(item.image_id, item.bytes, item.refused) for item in batch]
         waiting.update({item.image_id: item for item in batch if item.image_id is not None and _lasts(item)})
         if len(waiting) >= _SEGMENT_ROWS:
@@ -140,6 +125,7 @@ def _look_at_new(seen: pl.DataFrame, place: Mapping[str, str], cache: Cache, sto
     _keep(cache, waiting)
     found = pl.DataFrame(looked, schema={"new_id": pl.String, "new_bytes": pl.Int64, "of_file": pl.String}, orient="row").with_columns(new["origin"])
     table = stamped.join(found, on="origin", how="left", maintain_order="left").with_columns(
+        (pl.col("new_id") != pl.col("image_id").fill_null("")).fill_null(value=False).alias("is_news"),
         pl.coalesce("new_id", "image_id").alias("image_id"),
         pl.coalesce("new_bytes", "bytes").alias("bytes"),
     )

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.collect.measure import REASON_TOO_LARGE
-from pipelines.collect.near import Nodes, near_clusters
+from pipelines.collect.near import NO_CLUSTER, Nodes, near_clusters
 
 REASON_TOO_SMALL = "too_small"
 REASON_TOO_DARK = "too_dark"
@@ -56,46 +56,47 @@ def with_reasons(table: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
 
 
 def with_exact_duplicates(table: pl.DataFrame) -> pl.DataFrame:
-    """Of usable files with the same bytes the first by origin stays; the others are dropped and get `duplicate_of`."""
+    """Of usable files with the same bytes the first of the table stays; the others are dropped and get `duplicate_of`."""
     usable = pl.col("reason").is_null()
-    first = pl.when(usable).then(pl.col("origin")).min().over("image_id")
-    again = usable & (pl.col("origin") != first)
+    again = usable & ~pl.when(usable).then("image_id").is_first_distinct()
     return table.with_columns(
         pl.when(again).then(pl.lit(REASON_EXACT_DUPLICATE)).otherwise(pl.col("reason")).alias("reason"),
         pl.when(again).then(pl.col("image_id")).alias("duplicate_of"),
     )
 
 
-def find_clusters(kept: pl.DataFrame, thumbnails: NDArray[np.uint8], known: pl.DataFrame, radius_bits: int, max_difference: float) -> pl.DataFrame:
-    """`image_id` and `cluster`, the smallest image_id of its near-duplicates, for each row of `kept` (`image_id`, `phash`, `thumbnail_at`).
+def find_clusters(kept: pl.DataFrame, thumbnails: NDArray[np.uint8], known: Nodes, radius_bits: int, max_difference: float) -> Nodes:
+    """For each of `thumbnails` the one of the smallest image_id among its near-duplicates, by position; NO_CLUSTER where none of `kept` has it.
 
-    `known` is what an earlier call gave; only what is new, or was in a cluster that lost an image, is compared again.
+    `kept` has `image_id`, `phash` and `thumbnail_at`, the position. `known` is what an earlier call gave, for as many as there were then; only what
+    is new, or was in a cluster that lost an image, is compared again.
     """
     kept = kept.select("image_id", "phash", "thumbnail_at").sort("image_id")
-    lost = known.join(kept, on="image_id", how="anti")["cluster"].unique()
-    before = kept.join(known.filter(~pl.col("cluster").is_in(lost.implode())), on="image_id", how="left", maintain_order="left")["cluster"]
-    fresh = before.is_null().to_numpy()
-    place = pl.DataFrame({"cluster": kept["image_id"], "place": np.arange(len(kept))})
-    seeded = pl.DataFrame({"cluster": before}).join(place, on="cluster", how="left", maintain_order="left")["place"]
-    parent: Nodes = np.where(fresh, np.arange(len(kept)), seeded.fill_null(0).to_numpy()).astype(np.int64)
     at = kept["thumbnail_at"].to_numpy()
-    root = near_clusters(kept["phash"].to_numpy(), lambda nodes: thumbnails[at[nodes]], radius_bits, max_difference, parent, fresh)
-    return pl.DataFrame({"image_id": kept["image_id"], "cluster": kept["image_id"].gather(root)})
+    row_at, before, found = (np.full(len(thumbnails), NO_CLUSTER, dtype=np.int64) for _ in range(3))
+    row_at[at] = np.arange(len(at))
+    before[: len(known)] = known
+    before[np.isin(before, before[(before != NO_CLUSTER) & (row_at == NO_CLUSTER)])] = NO_CLUSTER
+    fresh = before[at] == NO_CLUSTER
+    parent: Nodes = np.where(fresh, np.arange(len(at)), row_at[before[at]])
+    found[at] = at[near_clusters(kept["phash"].to_numpy(), lambda nodes: thumbnails[at[nodes]], radius_bits, max_difference, parent, fresh)]
+    return found
 
 
-def with_near_duplicates(table: pl.DataFrame, clusters: pl.DataFrame) -> pl.DataFrame:
-    """Add `near_group` (its cluster, where it has more than one image) and `near_duplicate_of` (the best of it; null for the best).
+def with_near_duplicates(table: pl.DataFrame, clusters: Nodes) -> pl.DataFrame:
+    """Add `near_group` (the smallest image_id of its cluster, where it has more than one) and `near_duplicate_of` (the best; null for the best).
 
-    The best is of the highest given split, then has the most pixels, the most bytes, the first origin. At equal size more bytes mean more detail or
-    less compression; the sharpness of a reduced decode would take block edges for detail.
+    `clusters` is of `find_clusters`. The best is of the highest given split, then has the most pixels, the most bytes, the first origin. At equal
+    size more bytes mean more detail or less compression; the sharpness of a reduced decode would take block edges for detail.
     """
     usable = pl.col("reason").is_null()
-    shared = clusters.filter(pl.len().over("cluster") > 1)
-    members = table.filter(usable).join(shared, on="image_id", how="inner")
+    shared = np.flatnonzero((clusters != NO_CLUSTER) & (np.bincount(clusters[clusters != NO_CLUSTER], minlength=len(clusters))[clusters] > 1))
+    places = pl.DataFrame({"thumbnail_at": shared, "cluster": clusters[shared]}, schema={"thumbnail_at": pl.Int64, "cluster": pl.Int64})
+    members = table.filter(usable).join(places, on="thumbnail_at", how="inner")
     side = pl.col("given_split").replace_strict({name: rank + 1 for rank, name in enumerate(_SIDES)}, default=0, return_dtype=pl.Int8)
     ranked = members.sort([-side, -(pl.col("width_px").cast(pl.Int64) * pl.col("height_px")), -pl.col("bytes"), "origin"])
-    best = ranked.group_by("cluster", maintain_order=True).agg(pl.col("image_id").first().alias("best"))
-    links = shared.join(best, on="cluster", how="left").rename({"cluster": "near_group"})
+    best = ranked.group_by("cluster", maintain_order=True).agg(pl.col("image_id").first().alias("best"), pl.col("image_id").min().alias("near_group"))
+    links = members.join(best, on="cluster", how="left").select("image_id", "near_group", "best")
     linked = table.join(links, on="image_id", how="left", maintain_order="left")
     return linked.with_columns(
         pl.when(usable).then(pl.col("near_group")).alias("near_group"),

@@ -11,11 +11,13 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
+
+import polars as pl
 
 from pipelines.core.errors import DataError, listed
 from pipelines.core.io import iter_jsonl
@@ -43,41 +45,63 @@ class LogLine:
     refused: str | None = None  # why whoever wrote the log could not bring the file
 
 
-_NO_LINE = LogLine()
+_OF_LOG = ("source", "group", "captured_at", "given_split", "uri")
 
 
-class InboxFile(NamedTuple):
-    """One entry of the inbox; `refused` is the reason word for entries that are not opened at all.
-
-    Bytes, times and inode are those of the file when it was seen: as long as they stay, its content is not read again.
-    """
-
-    origin: str
-    path: str
-    source: str
-    group: str | None = None
-    captured_at: str | None = None
-    given_split: str | None = None
-    uri: str | None = None
-    refused: str | None = None
-    bytes: int = 0
-    modified_ns: int = 0
-    changed_ns: int = 0
-    inode: int = 0
-
-
-class _Entry(NamedTuple):
-    refused: str | None
-    stat: os.stat_result | None
+# One row an entry of the inbox. Bytes, times and inode are those of the file when it was seen: as long as they stay, its content is not read again.
+SEEN_SCHEMA: dict[str, pl.DataType] = {
+    "origin": pl.String(),
+    "source": pl.String(),
+    "group": pl.String(),
+    "captured_at": pl.String(),
+    "given_split": pl.String(),
+    "uri": pl.String(),
+    "unopened": pl.String(),  # the reason word for entries that are not opened at all
+    "root": pl.Int32(),  # which of the roots it lies in
+    "bytes": pl.Int64(),
+    "modified_ns": pl.Int64(),
+    "changed_ns": pl.Int64(),
+    "inode": pl.UInt64(),
+}
 
 
 @dataclass(frozen=True)
 class Inbox:
-    """All entries sorted by origin, and what the logs had besides."""
+    """All entries sorted by origin (SEEN_SCHEMA), and what the logs had besides."""
 
-    files: tuple[InboxFile, ...]
+    seen: pl.DataFrame
+    roots: tuple[str, ...]
+    odd_paths: Mapping[str, str]  # of the origins that are not the file's name; beside the table, since such names may be no text
     missing: tuple[str, ...]  # "LOG: FILE" for log lines whose file is not there
     ignored_columns: Mapping[str, int]
+
+    def paths(self, rows: pl.DataFrame) -> list[str]:
+        """Where the files of some rows lie (`root`, `origin`)."""
+        return [self.odd_paths.get(origin) or f"{self.roots[root]}/{origin}" for root, origin in rows.select("root", "origin").iter_rows()]
+
+
+class _Entries:
+    """What the walk found, as columns: names relative to the inbox, why an entry is not opened, and the stamps of the others."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.refused: list[str | None] = []
+        self.stamps: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
+
+    def add_files(self, names: Sequence[str], stats: Sequence[os.stat_result]) -> None:
+        sizes, modified, changed, inodes = self.stamps
+        self.names += names
+        self.refused += [None] * len(names)
+        sizes += [stat.st_size for stat in stats]
+        modified += [stat.st_mtime_ns for stat in stats]
+        changed += [stat.st_ctime_ns for stat in stats]
+        inodes += [stat.st_ino for stat in stats]
+
+    def add_refused(self, name: str, reason: str) -> None:
+        self.names.append(name)
+        self.refused.append(reason)
+        for stamp in self.stamps:
+            stamp.append(0)
 
 
 def read_inbox(inbox: Path) -> Inbox:
@@ -86,33 +110,28 @@ def read_inbox(inbox: Path) -> Inbox:
     Raises:
         DataError: bad log lines, all of them in one message.
     """
-    found = dict(_walk(str(inbox), "", inbox.resolve()))
-    logs = sorted(name for name, entry in found.items() if _is_log(name, entry))
-    claims: dict[str, tuple[LogLine, str]] = {}
-    problems: list[str] = []
-    missing: list[str] = []
-    ignored: Counter[str] = Counter()
-    for name in logs:
-        for place, row in _log_rows(inbox / name, origin_of(name)):
-            ignored.update(str(key) for key in row if key not in LOG_COLUMNS)
-            try:
-                target, line = _parsed(row, PurePosixPath(name).parent)
-            except ValueError as error:
-                problems.append(f"{place}: {error}")
-                continue
-            if line.refused is not None:
-                found.setdefault(target, _Entry(line.refused, None))
-            if target not in found or _is_log(target, found[target]):
-                missing.append(f"{place}: {origin_of(target)}")
-            elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to
-                problems.append(f"{place}: {origin_of(target)} stands in {claims[target][1]} with other values")
-    if problems:
-        raise DataError(f"{len(problems)} bad log lines in the inbox: {listed(problems)}; mend or remove them")
-    for name in logs:
-        del found[name]
-    root = str(inbox)
-    files = [_inbox_file(root, name, entry, claims[name][0] if name in claims else _NO_LINE) for name, entry in found.items()]
-    return Inbox(tuple(sorted(files)), tuple(missing), dict(sorted(ignored.items())))
+    entries = _Entries()
+    _walk(str(inbox), "", inbox.resolve(), entries)
+    named = [(name, refused) for name, refused in zip(entries.names, entries.refused, strict=True) if name.endswith(LOG_NAMES)]
+    logs = sorted(name for name, refused in named if refused is None and name.rpartition("/")[2] in LOG_NAMES)
+    lines, missing, ignored = _read_logs(inbox, logs, entries)
+    odd: dict[str, str] = {}
+    origins = entries.names
+    if not _is_plain("".join(origins)):
+        origins = [origin_of(name) for name in origins]
+        odd = {origin: f"{inbox}/{name}" for origin, name in zip(origins, entries.names, strict=True) if origin != name}
+    stamps = dict(zip(("bytes", "modified_ns", "changed_ns", "inode"), entries.stamps, strict=True))
+    seen = pl.DataFrame(
+        {"origin": origins, "unopened": entries.refused, **stamps}, schema={name: SEEN_SCHEMA[name] for name in ("origin", "unopened", *stamps)}
+    )
+    if logs:
+        seen = seen.filter(~pl.col("origin").is_in([origin_of(name) for name in logs])).join(_said(lines), "origin", "left")
+    else:
+        seen = seen.with_columns(pl.lit(None, SEEN_SCHEMA[name]).alias(name) for name in _OF_LOG)
+    first = pl.col("origin").str.splitn("/", 2)
+    folder = pl.when(first.struct.field("field_1").is_not_null()).then(first.struct.field("field_0")).otherwise(pl.lit(ROOT_SOURCE))
+    seen = seen.with_columns(pl.coalesce("source", folder).alias("source"), pl.lit(0, SEEN_SCHEMA["root"]).alias("root"))
+    return Inbox(seen.select(list(SEEN_SCHEMA)).sort("origin"), (str(inbox),), odd, tuple(missing), dict(sorted(ignored.items())))
 
 
 def both(inbox: Inbox, fetched: Inbox) -> Inbox:
@@ -121,11 +140,17 @@ def both(inbox: Inbox, fetched: Inbox) -> Inbox:
     Raises:
         DataError: a source has the name of a folder in the inbox.
     """
-    twice = sorted({file.origin for file in inbox.files} & {file.origin for file in fetched.files})
+    twice = inbox.seen.join(fetched.seen, "origin", "semi")["origin"].to_list()
     if twice:
         raise DataError(f"{listed(twice)}: in the inbox and from a source of collect.sources as well; give the source another name")
     ignored = Counter(inbox.ignored_columns) + Counter(fetched.ignored_columns)
-    return Inbox(tuple(sorted(inbox.files + fetched.files)), inbox.missing + fetched.missing, dict(sorted(ignored.items())))
+    return Inbox(
+        pl.concat([inbox.seen, fetched.seen.with_columns(pl.col("root") + len(inbox.roots))]).sort("origin"),
+        inbox.roots + fetched.roots,
+        {**inbox.odd_paths, **fetched.odd_paths},
+        inbox.missing + fetched.missing,
+        dict(sorted(ignored.items())),
+    )
 
 
 def origin_of(name: str) -> str:
@@ -133,7 +158,7 @@ def origin_of(name: str) -> str:
 
     Ordinary names stay as they are. One with a backslash, a control character or bytes that are not UTF-8 is escaped: `\\`, `\n`, `\xff`.
     """
-    if name.isprintable() and "\\" not in name:
+    if _is_plain(name):
         return name
     text = os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
@@ -144,22 +169,34 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode() if char.isascii() else f"\\U{ord(char):08x}"
 
 
-def _walk(folder: str, prefix: str, root: Path) -> Iterator[tuple[str, _Entry]]:
-    """Yield the name relative to the inbox and the entry of everything that is not a plain folder."""
+def _is_plain(name: str) -> bool:
+    """Whether a name, or many in one, need no escapes."""
+    return name.isprintable() and "\\" not in name
+
+
+def _walk(folder: str, prefix: str, root: Path, found: _Entries) -> None:
+    """Add everything below that is not a plain folder."""
+    names: list[str] = []
+    stats: list[os.stat_result] = []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") and not entry.name.startswith(".."):  # `..\\x.jpg` from an archive is no hidden file
+        for entry in entries:  # once a file: what is usual comes first
+            if entry.name[0] == "." and not entry.name.startswith(".."):  # `..\\x.jpg` from an archive is no hidden file
                 continue
-            name = f"{prefix}{entry.name}"
-            if entry.is_symlink():
+            name = prefix + entry.name
+            if entry.is_file(follow_symlinks=False):
+                names.append(name)
+                stats.append(entry.stat(follow_symlinks=False))
+            elif entry.is_symlink():
                 refused = _link_refusal(Path(entry.path), root)
-                yield name, _Entry(refused, None if refused else entry.stat())
+                if refused is None:
+                    found.add_files([name], [entry.stat()])
+                else:
+                    found.add_refused(name, refused)
             elif entry.is_dir():
-                yield from _walk(entry.path, f"{name}/", root)
-            elif entry.is_file():
-                yield name, _Entry(None, entry.stat())
+                _walk(entry.path, f"{name}/", root, found)
             else:
-                yield name, _Entry(REASON_NOT_A_FILE, None)
+                found.add_refused(name, REASON_NOT_A_FILE)
+    found.add_files(names, stats)
 
 
 def _link_refusal(link: Path, root: Path) -> str | None:
@@ -174,17 +211,36 @@ def _link_refusal(link: Path, root: Path) -> str | None:
     return None if target.is_file() else REASON_NOT_A_FILE
 
 
-def _is_log(name: str, entry: _Entry) -> bool:
-    return name.rpartition("/")[2] in LOG_NAMES and entry.refused is None  # a log that may not be opened is a dropped file like others
+def _read_logs(inbox: Path, logs: Sequence[str], entries: _Entries) -> tuple[dict[str, LogLine], list[str], Counter[str]]:
+    """What the logs say of each file by its name, the lines whose file is not there, and the columns ignored. Adds what could not be brought."""
+    claims: dict[str, tuple[LogLine, str]] = {}
+    problems: list[str] = []
+    missing: list[str] = []
+    ignored: Counter[str] = Counter()
+    there = set(entries.names if logs else ()).difference(logs)
+    for name in logs:
+        for place, row in _log_rows(inbox / name, origin_of(name)):
+            ignored.update(str(key) for key in row if key not in LOG_COLUMNS)
+            try:
+                target, line = _parsed(row, PurePosixPath(name).parent)
+            except ValueError as error:
+                problems.append(f"{place}: {error}")
+                continue
+            if line.refused is not None and target not in there and target not in logs:
+                there.add(target)
+                entries.add_refused(target, line.refused)
+            if target not in there:
+                missing.append(f"{place}: {origin_of(target)}")
+            elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to
+                problems.append(f"{place}: {origin_of(target)} stands in {claims[target][1]} with other values")
+    if problems:
+        raise DataError(f"{len(problems)} bad log lines in the inbox: {listed(problems)}; mend or remove them")
+    return {name: line for name, (line, _) in claims.items()}, missing, ignored
 
 
-def _inbox_file(root: str, name: str, entry: _Entry, line: LogLine) -> InboxFile:
-    origin = origin_of(name)
-    first, slash, _ = origin.partition("/")
-    source = line.source or (first if slash else ROOT_SOURCE)
-    stat = entry.stat
-    stamp = (0, 0, 0, 0) if stat is None else (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return InboxFile(origin, f"{root}/{name}", source, line.group, line.captured_at, line.split, line.uri, entry.refused, *stamp)
+def _said(lines: Mapping[str, LogLine]) -> pl.DataFrame:
+    rows = [(origin_of(name), line.source, line.group, line.captured_at, line.split, line.uri) for name, line in lines.items()]
+    return pl.DataFrame(rows, schema={name: SEEN_SCHEMA[name] for name in ("origin", *_OF_LOG)}, orient="row")
 
 
 def _log_rows(path: Path, name: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -23,6 +23,7 @@ MIN_DEVIATION = 2.0  # a flat thumbnail has no contrast to correct
 _FIRST_LOOK_PAIRS, _MOST_LOOK_PAIRS = 512, 1 << 16  # pairs looked at before those that are joined by then are left out
 _BLOCK_PAIRS = 512  # pairs compared at once: their cells stay in the processor's cache
 
+NO_CLUSTER = -1  # in place of a position
 Nodes = NDArray[np.int64]
 Thumbnails = Callable[[Nodes], NDArray[np.uint8]]  # positions (M,) to grey pictures (M, 32, 32)
 

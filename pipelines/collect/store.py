@@ -30,12 +30,17 @@ class ImageStore:
         (raw / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
         self.sizes: dict[str, int] = {}
         self._folders: set[str] = set()
+        self._doubtful: set[str] = set()  # folders that may be empty
         for folder in os.scandir(raw / IMAGES_FOLDER):
+            name = f"{IMAGES_FOLDER}/{folder.name}"
             if folder.is_dir(follow_symlinks=False):
-                self._folders.add(f"{IMAGES_FOLDER}/{folder.name}")
-                self.sizes.update((f"{IMAGES_FOLDER}/{folder.name}/{entry.name}", entry.stat().st_size) for entry in os.scandir(folder.path))
+                self._folders.add(name)
+                before = len(self.sizes)
+                self.sizes.update([(f"{name}/{entry.name}", entry.stat().st_size) for entry in os.scandir(folder.path)])
+                if len(self.sizes) == before:
+                    self._doubtful.add(name)
             else:
-                self.sizes[f"{IMAGES_FOLDER}/{folder.name}"] = folder.stat().st_size
+                self.sizes[name] = folder.stat().st_size
 
     @property
     def raw(self) -> str:
@@ -72,17 +77,17 @@ class ImageStore:
 
     def keep_only(self, kept: Set[str]) -> int:
         """Remove every file below data/raw/images that is not in `kept`, and what killed runs left half-written in data/raw. Returns how many."""
-        strays = [name for name in self.sizes if name not in kept]
+        strays = self.sizes.keys() - kept
         for name in strays:
             Path(self._raw, name).unlink(missing_ok=True)
             del self.sizes[name]
         left = [path for path in Path(self._raw).glob(".*.tmp") if path.is_file()]
         for path in left:
             path.unlink()
-        used = {name[: name.rindex("/")] for name in self.sizes}
-        for folder in [*self._folders - used]:
-            Path(self._raw, folder).rmdir()
-            self._folders.discard(folder)
+        for folder in self._folders & (self._doubtful | {name[: name.rindex("/")] for name in strays}):
+            if not any(Path(self._raw, folder).iterdir()):
+                Path(self._raw, folder).rmdir()
+                self._folders.discard(folder)
         return len(strays) + len(left)
 
 

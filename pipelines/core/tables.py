@@ -7,7 +7,7 @@ Apart from `pipelines.core.io` and `pipelines.core.types` so that whoever only r
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,18 @@ def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc re
         MissingInputError: no such file.
         DataError: unreadable, or its columns are not those of `schema`.
     """
-    require_file(path, hint)
+    return read_parquets([require_file(path, hint)], schema, hint)
+
+
+def read_parquets(paths: Sequence[Path], schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
+    """The rows of several files of one `schema`, at least one, in their order; see `read_parquet`."""
+    named = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name}"
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(list(paths))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file ({error}): {hint}") from error
+        raise DataError(f"{named} is not a readable parquet file ({error}): {hint}") from error
     if dict(frame.schema) != dict(schema):
-        raise DataError(f"{path} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
+        raise DataError(f"{named} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
     return frame
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 
 from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
@@ -26,14 +25,14 @@ def work(args: argparse.Namespace) -> None:
     """Images first, manifest after them, metrics last: killed anywhere, the next run ends in the same state."""
     params = load_params(args.params)
     inbox = _inbox(args)
-    if not inbox.files:
+    if not len(inbox.seen):
         raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
     lists = Lists(*(lines_of(require_file(args.lists / name, _LISTS).read_text(encoding="utf-8")) for name in ("pick.txt", "reject.txt")))
     manifest = args.raw / "manifest.parquet"
     earlier = set(read_manifest(manifest).filter(status="kept")["image_id"]) if params.collect.sample.budget and manifest.exists() else set()
     view = _view(params, args)
     look = look_at_all_on_ray if params.collect.executor == "ray" else look_at_all
-    collection = collect(inbox.files, args.raw, args.work, _wishes(params, lists, screened=view is not None), earlier, look, view)
+    collection = collect(inbox, args.raw, args.work, _wishes(params, lists, screened=view is not None), earlier, look, view)
     write_manifest(manifest, collection.table)
     collection.remove_strays()
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
@@ -49,13 +48,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def _inbox(args: argparse.Namespace) -> Inbox:
-    """Both folders. Their entries are many, live as long as the stage and form no cycles: the collector need not look through them over and over."""
-    gc.disable()
-    try:
-        return both(read_inbox(require_folder(args.inbox, _FILL)), read_inbox(require_folder(args.fetched, "run `dvc repro fetch`")))
-    finally:
-        gc.freeze()
-        gc.enable()
+    return both(read_inbox(require_folder(args.inbox, _FILL)), read_inbox(require_folder(args.fetched, "run `dvc repro fetch`")))
 
 
 def _wishes(params: Params, lists: Lists, *, screened: bool) -> Wishes:
