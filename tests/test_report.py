@@ -312,6 +312,11 @@ def test_the_verdict_its_figures_and_the_history_are_shown(page: Page) -> None:
     assert any(label.startswith("Items of the regression suite: champion 1: 0 right; champion 2: 1 right; this model: 2 right") for label in labels)
 
 
+def test_commands_in_messages_are_code(page: Page, html: str) -> None:
+    assert '<td class="why">there is no champion yet: <code>detloop promote</code> makes this model the first</td>' in html
+    assert "`" not in page.text
+
+
 def test_without_a_champion_the_report_says_so(inputs: Inputs) -> None:
     first = {"verdict": "first", "champion": None, "reasons": ["there is no champion yet"], "notes": [], "suite": {"items": 0}}
     files = {**inputs.files, "challenge.json": first, "champion.json": {"champion": None, "champions": [], "seed_noise": []}}

@@ -44,6 +44,21 @@ answer.problems = problems;
 ANSWER</script>""".replace("ANSWER", LEAVE_ANSWER)
 
 
+WIDE_TABLES = """<script>
+const wide = [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth + 1);
+const answer = { tables: document.querySelectorAll(".scroll").length, wide: wide.map((box) => box.textContent.trim().slice(0, 40)) };
+ANSWER</script>""".replace("ANSWER", LEAVE_ANSWER)
+
+
+@needs_chromium
+def test_no_table_scrolls_sideways_on_a_wide_window(tmp_path: Path) -> None:
+    html = render(read(write_example(tmp_path)))
+    (tmp_path / "page.html").write_text(html.replace("</body>", f"{WIDE_TABLES}</body>"))
+    answer = answer_of((tmp_path / "page.html").as_uri(), tmp_path, "--window-size=1280,2000")
+    assert answer["tables"] > 15
+    assert answer["wide"] == []
+
+
 @needs_chromium
 def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
     classes = (HOSTILE, "nut", "washer")

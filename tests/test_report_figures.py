@@ -119,3 +119,18 @@ def test_what_is_not_there_is_remembered_once_and_by_its_highest_absent_place() 
     assert list(absences.keys) == ["m.json: a.c", "m.json: a.d", "m.json: a.e", "m.json: x"]
     assert Node(None, "gone.json", absences).items("q", "r") == []
     assert list(absences.keys)[-1] == "gone.json"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "markup"),
+    [
+        ("", ""),
+        ("run `dvc repro`, then `detloop report`", "run <code>dvc repro</code>, then <code>detloop report</code>"),
+        ("`<b>` & <i>", "<code>&lt;b&gt;</code> &amp; &lt;i&gt;"),
+        ("a lone ` stays", "a lone ` stays"),
+        (text.NOT_MEASURED, '<span class="absent">not measured</span>'),
+    ],
+    ids=["empty", "two", "escaped", "lone", "markup"],
+)
+def test_code_in_sentences(sentence: str, markup: str) -> None:
+    assert str(text.message(sentence)) == markup

@@ -113,6 +113,7 @@ def _environment() -> Environment:
         "short": text.short,
         "said": text.said,
         "words": text.words,
+        "message": text.message,
         "anything": text.anything,
         "check": lambda name: CHECKS.get(name) or text.words(name),
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
+import re
+
+from markupsafe import Markup, escape
 
 NOT_MEASURED = Markup('<span class="absent">not measured</span>')
 THIN = "\u202f"  # narrow no-break space: between thousands, before units
 MINUS = "\u2212"
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def percent(fraction: float | None, digits: int = 1) -> str | Markup:
@@ -78,6 +81,14 @@ def anything(value: object) -> str | Markup:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _signed(f"{value:.4g}")
     return str(value)
+
+
+def message(text: str | Markup) -> Markup:
+    """A sentence from a stage, escaped; what stands `between backticks` is code."""
+    if isinstance(text, Markup):
+        return text
+    parts = _CODE.split(text)
+    return Markup().join(Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts))
 
 
 def words(text: str | Markup) -> str | Markup:
