@@ -6,7 +6,7 @@ Differences from ultralytics, and why:
 - after every epoch the whole state is written in full precision (ultralytics keeps a half-precision average and loses generators and gradients);
 - on a CPU: all threads (ultralytics takes one less than there are), channels-last weights, and bf16 autocast where plan.precision says so;
 - the loss is computed in float32 also under autocast: in bf16 a box at cell 40 can only stand on eighths of a cell;
-- validation letterboxes to the square that the deployed model sees, and uses the head that will be deployed; with bf16 all layers but that head
+- validation letterboxes to the input that the deployed model takes, and uses the head that will be deployed; with bf16 all layers but that head
   run in it;
 - a loss that is not a number, or a GPU without memory left, stops the training with a message, instead of going on with other settings.
 
@@ -16,7 +16,6 @@ Training on several GPUs goes through ultralytics' own launcher, which imports t
 from __future__ import annotations
 
 import random
-import sys
 import time
 from copy import copy
 from functools import partial
@@ -25,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipelines.core.errors import ParamsError
 from pipelines.core.records import read_samples
+from training import progress
+from training.bf16 import Float32Loss, predict_in_bf16
 from training.data import SampleDataset, SplitFiles
 from training.models import build_network
 from training.plan import Plan
@@ -46,34 +46,17 @@ def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank + 1]).generate_state(1)[0])
 
 
-class Float32Loss:
-    """A criterion of ultralytics fed with float32 predictions; everything else is the criterion's own."""
-
-    def __init__(self, criterion: Any) -> None:
-        self.criterion = criterion
-
-    def __call__(self, predictions: Any, batch: dict[str, Any]) -> Any:
-        """The criterion's result outside autocast."""
-        with torch.autocast(batch["img"].device.type, enabled=False):
-            return self.criterion(_as_float32(predictions), batch)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "criterion":  # not set yet: a copy is being made
-            raise AttributeError(name)
-        return getattr(self.criterion, name)
-
-
 class Trainer(DetectionTrainer):  # type: ignore[misc]  # ultralytics has no types
     """See the module. `overrides["data"]` is the path of a Plan."""
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict[str, Any] | None = None) -> None:
         self.accumulate: int = 1  # ultralytics sets it with the loaders
         super().__init__(cfg, overrides, _callbacks)
-        self.set_callback("on_train_start", _start_progress)
+        self.set_callback("on_train_start", progress.start)
         self.set_callback("on_train_epoch_start", _begin_epoch)
-        self.set_callback("on_train_batch_end", _advance_progress)
-        self.set_callback("on_fit_epoch_end", _report_epoch)
-        self.set_callback("on_train_end", _end_progress)
+        self.set_callback("on_train_batch_end", progress.advance)
+        self.set_callback("on_fit_epoch_end", progress.report_epoch)
+        self.set_callback("on_train_end", progress.end)
 
     def get_dataset(self) -> dict[str, Any]:
         """The plan's classes; images and labels come from its samples in `build_dataset`."""
@@ -130,7 +113,7 @@ class Trainer(DetectionTrainer):  # type: ignore[misc]  # ultralytics has no typ
         network = unwrap_model(self.model)
         network.criterion = Float32Loss(network.init_criterion())
         if self.plan.precision == "bf16" and not cuda:
-            self.ema.ema._predict_once = partial(_predict_in_bf16, self.ema.ema)  # what the validator calls
+            self.ema.ema._predict_once = partial(predict_in_bf16, self.ema.ema)  # what the validator calls
         # ultralytics forgets gradients that wait for their step when it resumes. So it is made to ask for a step after every batch, and
         # optimizer_step, whose counters are part of the state, decides.
         self.nominal_accumulate: int = self.accumulate
@@ -225,20 +208,6 @@ class Validator(DetectionValidator):  # type: ignore[misc]
         return batch
 
 
-def _predict_in_bf16(network: Any, images: torch.Tensor, *_: Any) -> Any:
-    """DetectionModel._predict_once with autocast, but the head in float32: it decodes boxes, which bf16 would round to whole pixels."""
-    outputs: list[Any] = []
-    x: Any = images
-    for layer in network.model:
-        if layer.f != -1:  # takes earlier layers' outputs
-            x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
-        head = layer is network.model[-1]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not head):
-            x = layer(_as_float32(x) if head else x)
-        outputs.append(x if layer.i in network.save else None)
-    return x
-
-
 def _begin_epoch(trainer: Trainer) -> None:
     """Seed everything from the epoch, start the loader anew, and put back gradients that an interrupted run had gathered."""
     seed = epoch_seed(trainer.args.seed, trainer.epoch, RANK)
@@ -256,38 +225,6 @@ def _begin_epoch(trainer: Trainer) -> None:
         trainer.progress.set_description(f"epoch {trainer.epoch + 1}/{trainer.epochs}", refresh=False)
 
 
-def _start_progress(trainer: Trainer) -> None:
-    trainer.progress = None
-    if RANK in {-1, 0} and trainer.plan.progress and sys.stderr.isatty():
-        batches = len(trainer.train_loader)
-        trainer.progress = tqdm(total=trainer.epochs * batches, initial=trainer.start_epoch * batches, unit="batch", file=sys.stderr)
-
-
-def _advance_progress(trainer: Trainer) -> None:
-    if trainer.progress is not None:
-        trainer.progress.update()
-
-
-def _report_epoch(trainer: Trainer) -> None:
-    """One line an epoch, with its time: on the terminal only, since files must not differ from run to run."""
-    now_s = time.monotonic()
-    epoch_s, trainer.epoch_started_s = now_s - trainer.epoch_started_s, now_s
-    if RANK not in {-1, 0} or not trainer.plan.progress:
-        return
-    last = trainer.history[-1]
-    losses = " ".join(f"{name.removeprefix('train/')} {value:.3f}" for name, value in last.items() if name.startswith("train/"))
-    text = f"epoch {trainer.epoch + 1}/{trainer.epochs}: {losses} | val AP50 {last['val/AP50']:.3f} AP {last['val/AP']:.3f} | {epoch_s:.1f} s"
-    if trainer.progress is not None:
-        trainer.progress.write(text, file=sys.stderr)
-    else:
-        print(text, file=sys.stderr, flush=True)
-
-
-def _end_progress(trainer: Trainer) -> None:
-    if trainer.progress is not None:
-        trainer.progress.close()
-
-
 def _curves(metrics: dict[str, float]) -> dict[str, float]:
     """ultralytics' metrics of an epoch under our names: train/*, val/*, and lr of the first parameter group."""
     curves: dict[str, float] = {}
@@ -300,16 +237,6 @@ def _curves(metrics: dict[str, float]) -> dict[str, float]:
         elif folder in ("train", "val"):
             curves[name] = float(value)
     return curves
-
-
-def _as_float32(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: _as_float32(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_as_float32(item) for item in value)
-    return value
 
 
 def _diverged(epoch: int) -> ParamsError:
