@@ -312,6 +312,14 @@ def test_the_verdict_its_figures_and_the_history_are_shown(page: Page) -> None:
     assert any(label.startswith("Items of the regression suite: champion 1: 0 right; champion 2: 1 right; this model: 2 right") for label in labels)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "same_model", "said"), [("promote", False, True), ("first", False, True), ("promote", True, False), ("reject", False, False)]
+)
+def test_the_next_steps_name_promotion_where_the_gate_allows_it(verdict: str, same_model: bool, said: bool, inputs: Inputs) -> None:
+    challenge = {**inputs.files["challenge.json"], "verdict": verdict, "same_model": same_model}
+    assert ("<pre>detloop promote</pre>" in render(with_file(inputs, "challenge.json", challenge))) == said
+
+
 def test_commands_in_messages_are_code(page: Page, html: str) -> None:
     assert '<td class="why">there is no champion yet: <code>detloop promote</code> makes this model the first</td>' in html
     assert "`" not in page.text

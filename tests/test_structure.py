@@ -218,6 +218,15 @@ def test_the_readme_names_every_stage_and_no_command_that_is_not_there() -> None
     assert named <= set(COMMANDS), "the README names commands that are not there"
 
 
+def test_the_docs_say_what_every_output_is() -> None:
+    """A row of docs/data.md, with the stage that makes it, covers each output."""
+    rows = [re.findall(r"`([^`]+)`", line) for line in (ROOT / "docs/data.md").read_text().splitlines() if line.startswith("| `")]
+    for name, stage in stages().items():
+        for out in stage.get("outs", []):  # type: ignore[attr-defined]
+            path = out if isinstance(out, str) else next(iter(out))
+            assert any(name in words and any(path.startswith(word.rstrip("/")) for word in words) for words in rows), f"{name}: {path}"
+
+
 def test_no_address_or_machine_path_is_committed() -> None:
     banned = re.compile(r"(?:^|[\s\"'(=])/(?:work|opt|root|home)/|pypi\.org|pythonhosted|npmjs")
     for pattern in ("*.py", "*.md", "*.toml", "*.yaml", "*.txt", "Makefile"):

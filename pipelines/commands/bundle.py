@@ -11,6 +11,7 @@ from export.bundle.docker import docker_files, docker_run
 from export.bundle.golden import self_test
 from export.bundle.reader import BUNDLE_FILE, Bundle, load_bundle
 from export.bundle.triton import triton_files
+from pipelines.core.cli import add_action
 from pipelines.core.errors import DataError, GateError, MissingPartError
 from pipelines.core.io import write_folder
 
@@ -20,16 +21,13 @@ WORDS = {"pass": "ok", "fail": "FAILED", "not_run": "not run"}
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    text = "check the files, the preprocessing and every runner of this machine against the golden vectors"
-    test = actions.add_parser("test", help=text, description=text, allow_abbrev=False)
+    test = add_action(actions, "test", "check the files, the preprocessing and every runner of this machine against the golden vectors")
     test.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
     test.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of a runner (default: all)")
     test.set_defaults(act=_test)
-    text = "write the bundle as a model repository of the Triton inference server"
-    triton = actions.add_parser("triton", help=text, description=text, allow_abbrev=False)
+    triton = add_action(actions, "triton", "write the bundle as a model repository of the Triton inference server")
     triton.set_defaults(act=_triton)
-    text = "write a folder from which `docker build` makes an image that serves the bundle"
-    docker = actions.add_parser("docker", help=text, description=text, allow_abbrev=False)
+    docker = add_action(actions, "docker", "write a folder from which `docker build` makes an image that serves the bundle")
     docker.add_argument("--target", choices=("cpu", "gpu"), default="cpu", help="where the image will run (default: cpu)")
     docker.set_defaults(act=_docker)
     for action in (triton, docker):

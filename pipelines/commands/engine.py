@@ -15,6 +15,7 @@ from export.bundle.reader import LOCAL_FOLDER, Bundle, load_bundle
 from export.convert.engine_from_onnx import engine_from_onnx, toolchain
 from export.engine_records import ENGINES_FILE, NOT_BUILT, engines_document
 from export.runners import open_runner
+from pipelines.core.cli import add_action
 from pipelines.core.errors import DetloopError, GateError, MissingPartError
 from pipelines.core.io import new_folder, write_bytes, write_json
 
@@ -24,8 +25,7 @@ TIMING_CACHE = "timing.cache"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    text = "build engines of a bundle's ONNX files for this machine, and check them on the golden images"
-    build = actions.add_parser("build", help=text, description=text, allow_abbrev=False)
+    build = add_action(actions, "build", "build engines of a bundle's ONNX files for this machine, and check them on the golden images")
     build.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the bundle")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipelines.core.cli import add_action
 from pipelines.core.errors import counted
 from pipelines.core.params import Params, load_params
 from pipelines.formats.labelstudio_config import config_from_classes
@@ -39,17 +40,17 @@ SERVER = Path("data/work/labelstudio")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("status", help="server, project, what a push and a pull would do", allow_abbrev=False)
-    push = actions.add_parser("push", help="bring the open queue and the model's pre-labels to the server", allow_abbrev=False)
-    pull = actions.add_parser("pull", help="fetch annotations, resolve them, write the snapshot", allow_abbrev=False)
+    add_action(actions, "status", "server, project, what a push and a pull would do")
+    push = add_action(actions, "push", "bring the open queue and the model's pre-labels to the server")
+    pull = add_action(actions, "pull", "fetch annotations, resolve them, write the snapshot")
     pull.add_argument("--accept-loss", action="store_true", help="write the snapshot although many labels are gone")
-    actions.add_parser("progress", help="how far each round and each person is", allow_abbrev=False)
+    add_action(actions, "progress", "how far each round and each person is")
     for action in (push, pull):
         action.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
-    serve = actions.add_parser("serve", help="start a Label Studio on this machine, or find the one that runs", allow_abbrev=False)
+    serve = add_action(actions, "serve", "start a Label Studio on this machine, or find the one that runs")
     serve.add_argument("--program", type=Path, required=True, help="label-studio, in a virtual environment of its own")
     serve.add_argument("--port", type=int, help="default: a free one")
-    stop = actions.add_parser("stop", help="stop the Label Studio that `serve` started", allow_abbrev=False)
+    stop = add_action(actions, "stop", "stop the Label Studio that `serve` started")
     for action in (serve, stop):
         action.add_argument("--server", type=Path, default=SERVER, help="folder of its database and log (default: %(default)s)")
 

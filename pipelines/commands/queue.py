@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.commands.queue_inputs import QueueInputs, read_inputs
+from pipelines.core.cli import add_action
 from pipelines.core.errors import DataError, ParamsError, counted
 from pipelines.core.io import read_jsonl, write_jsonl
 from pipelines.core.params import Params, load_params
@@ -28,13 +29,13 @@ _ROUND_NAME = re.compile(r"round-(\d{3,})\.jsonl")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add `build`, `accept` and `show`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="propose the next round, to look at and change", allow_abbrev=False)
-    accept = actions.add_parser("accept", help="make the proposal the next round; without one, build it first", allow_abbrev=False)
+    build = add_action(actions, "build", "propose the next round, to look at and change")
+    accept = add_action(actions, "accept", "make the proposal the next round; without one, build it first")
     for action in (build, accept):
         action.add_argument("--budget", type=int, help="images to ask about (default: queue.budget of params.yaml)")
         action.add_argument("--ranked", type=Path, default=RANKED, help=f"the mined list (default: {RANKED})")
         action.add_argument("--params", type=Path, default=PARAMS, help=f"default: {PARAMS}")
-    show = actions.add_parser("show", help="list the proposal and the rounds, or the images of one", allow_abbrev=False)
+    show = add_action(actions, "show", "list the proposal and the rounds, or the images of one")
     show.add_argument("--round", type=int, help="list the images of this round")
     for action in (build, accept, show):
         action.add_argument("--queue", type=Path, default=QUEUE, help=f"folder of the rounds (default: {QUEUE})")

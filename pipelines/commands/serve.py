@@ -22,7 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-batch", type=_positive, metavar="N", help="images of one call of the network (default: 1 on a CPU, else 8)")
     parser.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="how long an image may wait for its batch to fill (default: 0)")
     parser.add_argument("--max-image-mb", type=float, default=10.0, metavar="MB", help="largest image file in MB (default: 10)")
-    parser.add_argument("--max-pixels", type=_positive, default=25_000_000, metavar="N", help="most pixels of an image, told before it is decoded")
+    parser.add_argument(
+        "--max-pixels",
+        type=_positive,
+        default=25_000_000,
+        metavar="N",
+        help="most pixels of an image, told before it is decoded (default: 25 million)",
+    )
     parser.add_argument("--max-images", type=_positive, default=16, metavar="N", help="most images of a request (default: 16)")
     parser.add_argument("--project", type=Path, metavar="DIR", help="project whose data/inbox and data/feedback get complaints and sampled requests")
     parser.add_argument("--sample", type=int, default=20, metavar="N", help="requests an hour that are kept, the least confident ones (default: 20)")

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from pipelines.core.cli import add_action
 from pipelines.core.errors import counted
 from pipelines.core.io import read_jsonl
 from pipelines.core.records import read_annotations
@@ -23,10 +24,10 @@ _CASES_NAME = re.compile(r"cases-\d{3,}\.jsonl")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add `confirm` and `show`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    confirm = actions.add_parser("confirm", help="take over the cases that people's new labels confirm", allow_abbrev=False)
+    confirm = add_action(actions, "confirm", "take over the cases that people's new labels confirm")
     confirm.add_argument("--queue", type=Path, default=QUEUE, help="folder of the rounds and their cases (default: %(default)s)")
     confirm.add_argument("--annotations", type=Path, default=ANNOTATIONS, help="the labels (default: %(default)s)")
-    show = actions.add_parser("show", help="list the items and how the present model does on each", allow_abbrev=False)
+    show = add_action(actions, "show", "list the items and how the present model does on each")
     show.add_argument("--results", type=Path, default=RESULTS, help="the last results (default: %(default)s)")
     for action in (confirm, show):
         action.add_argument("--suite", type=Path, default=SUITE, help="the suite (default: %(default)s)")

@@ -49,6 +49,11 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     return EXIT_USER_ERROR
 
 
+def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+    """An action of a command (`detloop queue build`); `text` stands in the command's help and in its own."""
+    return actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+
 def stage_main(prog: str, work: Callable[[argparse.Namespace], int | None], paths: dict[str, str]) -> None:
     """Entry of a DVC stage: parse one `--NAME PATH` for each entry of `paths` (all required), run, exit.
 
