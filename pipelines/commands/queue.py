@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pipelines.commands.queue_first import first_inputs, is_first_round
 from pipelines.commands.queue_inputs import QueueInputs, read_inputs
 from pipelines.core.cli import add_action
 from pipelines.core.errors import DataError, ParamsError, counted
@@ -67,7 +68,7 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
     if proposal.is_file() and args.budget is None:
         rows, told = read_jsonl(proposal), f"from {proposal}"
         _check(proposal, rows)
-        now = read_inputs(args.ranked, load_params(args.params)).hash
+        now = _inputs(args, load_params(args.params)).hash
         if any(row.get("ranked") != now for row in rows):
             raise DataError(f"{proposal} was built from an older list: run `detloop queue build` again, or remove it")
         asked = {row["image_id"] for part in rounds.values() for row in part if not row.get("complaints")}
@@ -101,7 +102,7 @@ def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
     budget = params.queue.budget if args.budget is None else args.budget
     if budget < 1:
         raise ParamsError(f"--budget {budget}: a round asks about at least 1 image")
-    inputs = read_inputs(args.ranked, params)
+    inputs = _inputs(args, params)
     for note in inputs.notes:
         print(note)
     earlier = [row for rows in rounds.values() for row in rows]
@@ -119,6 +120,11 @@ def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
         print(f"nothing to ask: {counted(len(inputs.candidates), 'image')} ranked; {told}")
         return None
     return rows, told
+
+
+def _inputs(args: argparse.Namespace, params: Params) -> QueueInputs:
+    first = args.ranked == RANKED and not RANKED.is_file() and is_first_round()
+    return first_inputs(params) if first else read_inputs(args.ranked, params)
 
 
 def _pool_order(inputs: QueueInputs, found: list[Candidate], budget: int, params: Params) -> list[str]:

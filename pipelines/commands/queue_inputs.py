@@ -63,19 +63,46 @@ def read_inputs(ranked: Path, params: Params) -> QueueInputs:
         sources += SUSPECTS
     else:
         notes.append(f"no suspect labels or tracks yet ({SUSPECTS[0].parent}): run `dvc repro` for them")
-    complaints = read_complaints(_feedback_files(), params.class_of)
-    if complaints:
-        found, lost = _complaints(complaints)
-        parts += found
-        if lost:
-            listed = ", ".join(f"{item.image} ({item.where})" for item in lost[:20])
-            notes.append(f"{len(lost)} complaints are about images that are not there, or whose name is not clear: {listed}")
+    complaints, complaint_ids, lost = complaint_candidates(params)
+    parts += complaints
+    notes += lost
     labeled = [sample for split in LABELED_SPLITS for sample in _samples(split)]
     pool, features, known = _pool(params, labeled)
-    names = "".join([*(sha256_file(path) for path in sources), *(item.id for item in complaints)])
-    source_hash = sha256_file(ranked) if len(sources) == 1 and not complaints else sha256_bytes(names.encode())
+    clusters = clusters_of(read_manifest(MANIFEST)) if MANIFEST.is_file() else {}
     ids = frozenset(sample.image_id for sample in labeled)
-    return QueueInputs(merged(parts), _clusters(), ids, pool, features, known, source_hash[:_HASH_DIGITS], notes)
+    return QueueInputs(merged(parts), clusters, ids, pool, features, known, hash_of(sources, complaint_ids), notes)
+
+
+def hash_of(sources: Sequence[Path], complaint_ids: Sequence[str]) -> str:
+    """The name of everything that a round is drawn from."""
+    hashes = [*(sha256_file(path) for path in sources), *complaint_ids]
+    return (hashes[0] if len(hashes) == 1 else sha256_bytes("".join(hashes).encode()))[:_HASH_DIGITS]
+
+
+def complaint_candidates(params: Params) -> tuple[list[Candidate], list[str], list[str]]:
+    """The images that the product complains about, the ids of all complaints, and a note where some are about images that are not there."""
+    complaints = read_complaints(_feedback_files(), params.class_of)
+    if not complaints:
+        return [], [], []
+    found, lost = _complaints(complaints)
+    ids = [item.id for item in complaints]
+    if not lost:
+        return found, ids, []
+    listed = ", ".join(f"{item.image} ({item.where})" for item in lost[:20])
+    return found, ids, [f"{len(lost)} complaints are about images that are not there, or whose name is not clear: {listed}"]
+
+
+def clusters_of(manifest: pl.DataFrame) -> dict[str, str]:
+    """The cluster of each kept image that has near-duplicates."""
+    linked = manifest.filter(pl.col("status") == "kept", pl.col("near_group").is_not_null())
+    return dict(zip(linked["image_id"], linked["near_group"], strict=True))
+
+
+def slice_name(params: Params, source: str, brightness: float) -> str:
+    """The slice that the queue's limit counts an image by."""
+    rules = params.evaluate
+    limits = SliceLimits(rules.small_area_px, rules.medium_area_px, rules.dark_below, rules.bright_above)
+    return f"{source}, {limits.brightness(brightness)}"
 
 
 def _feedback_files() -> dict[str, str]:
@@ -95,7 +122,7 @@ def _complaints(complaints: list[Complaint]) -> tuple[list[Candidate], list[Comp
     kept = manifest.filter(pl.col("status") == "kept")
     paths = dict(zip(kept["image_id"], kept["path"], strict=True))
     found, lost = resolved(complaints, [pair for pair in zip(manifest["origin"], manifest["image_id"], strict=True) if pair[1] in paths])
-    splits = {sample.image_id: split for split in SPLITS for sample in read_samples(DATASET / f"{split}.jsonl")}
+    splits = {sample.image_id: split for split in SPLITS for sample in _samples(split)}
     return [complaint_candidate(name, paths[name], splits.get(name, "pool"), items) for name, items in sorted(found.items())], lost
 
 
@@ -103,14 +130,6 @@ def _samples(split: Split) -> list[Sample]:
     """The images of a split; none before the first `dvc repro`."""
     path = DATASET / f"{split}.jsonl"
     return read_samples(path) if path.is_file() else []
-
-
-def _clusters() -> dict[str, str]:
-    """The cluster of each kept image that has near-duplicates; none before the first `dvc repro`."""
-    if not MANIFEST.is_file():
-        return {}
-    linked = read_manifest(MANIFEST).filter(pl.col("status") == "kept", pl.col("near_group").is_not_null())
-    return dict(zip(linked["image_id"], linked["near_group"], strict=True))
 
 
 def _pool(params: Params, labeled: Sequence[Sample]) -> tuple[list[PoolImage], NDArray[np.float64], NDArray[np.float64]]:
@@ -122,13 +141,11 @@ def _pool(params: Params, labeled: Sequence[Sample]) -> tuple[list[PoolImage], N
     thresholds = np.array([float(values[name]) for name in classes])
     detections = read_detections(require_file(POOL_DETECTIONS), classes)
     rarity = class_rarity(Counter(box.class_name for sample in labeled for box in sample.boxes), classes)
-    rules = params.evaluate
-    limits = SliceLimits(rules.small_area_px, rules.medium_area_px, rules.dark_below, rules.bright_above)
     samples = read_samples(DATASET / "pool.jsonl")
     images = [
         pool_image(
             sample.image_id,
-            f"{sample.source}, {limits.brightness(sample.brightness)}",
+            slice_name(params, sample.source, sample.brightness),
             detections.get(sample.image_id, Detections.empty()),
             thresholds,
             rarity,

@@ -98,7 +98,7 @@ def build_dataset(
     if not (samples["split"] == "train").any():
         raise DataError(
             f"nothing to train on: {len(items)} images are kept, {items['usable'].sum()} of them have a usable label and none is in train;"
-            " label images and run `dvc repro` again"
+            " label images (`detloop queue accept` chooses which) and run `dvc repro` again"
         )
     left_out = _with_labels(found.left_out, labels).with_columns(split=pl.lit(None, pl.String))
     crossed = pl.DataFrame([tie.dropped for tie in plan.cross], schema={"image_id": pl.String})

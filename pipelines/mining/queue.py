@@ -18,6 +18,7 @@ from pipelines.mining.feedback import Complaint
 # What people are asked to do about each kind of finding. A duplicate is a matter of thresholds and suppression: no label mends it.
 ACTIONS: dict[str, str] = {
     "feedback": "look into the complaint and make the label right",
+    "unlabeled": "label the image",
     "unsure": "label the image, starting from its pre-labels",
     "missed": "confirm the label that the model missed",
     "class": "check the class",

@@ -2,7 +2,8 @@
 
 Images are taken one by one, each time the one with the highest doubt x novelty. Doubt is the mean, over the boxes that the model sees or nearly sees,
 of how close each score is to its class's threshold, weighted by how rare the class is among the labels: what labeling a box there may teach. Novelty
-is the smallest cosine distance to the labeled images and to those already taken, in the detector's own features.
+is the smallest cosine distance to the labeled images and to those already taken, in the detector's own features; before there is a detector, in
+their perceptual hashes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ def pool_image(image_id: str, slice_name: str, detections: Detections, threshold
     closeness = threshold_closeness(score[seen], limit[seen]) * rarity[detections.class_index[seen]]
     names = frozenset(classes[index] for index in detections.class_index[seen])
     return PoolImage(image_id, float(closeness.mean()) if seen.any() else 0.0, names, slice_name)
+
+
+def hash_features(phash: NDArray[np.uint64]) -> Floats:
+    """Perceptual hashes of 64 bits as vectors of unit length, (images, 64): their cosine distance is 1/32 for each bit that differs."""
+    bits = np.unpackbits(np.ascontiguousarray(phash, dtype=np.uint64).view(np.uint8).reshape(-1, 8), axis=1)
+    result: Floats = (2 * bits.astype(np.float64) - 1) / 8
+    return result
 
 
 def class_rarity(labels: Mapping[str, int], classes: Sequence[str]) -> Floats:
