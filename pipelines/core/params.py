@@ -222,7 +222,7 @@ def load_params(path: Path) -> Params:
         ParamsError: one line that names every wrong or unknown key.
     """
     if not path.is_file():
-        raise MissingInputError(f"{path} is missing: restore it from git")
+        raise MissingInputError(f"{path} is missing: go to the project's folder, or restore it from git")
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
