@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.core.errors import DataError
 from pipelines.core.io import jsonl_text
-from pipelines.core.records import read_annotations, read_annotations_table, row_from_annotation, write_annotations
+from pipelines.core.records import read_annotations, read_annotations_table, rounded_floats, row_from_annotation, write_annotations
 from pipelines.core.tables import ANNOTATIONS_SCHEMA, jsonl_bytes, read_jsonl_table
 from pipelines.core.types import Annotation, Box
 from pipelines.dataset.assignments import read_assignments, read_assignments_table, write_assignments
@@ -49,6 +50,13 @@ def test_a_table_of_annotations_is_its_lines(items: list[Annotation]) -> None:
         assert dict(table.schema) == ANNOTATIONS_SCHEMA
         assert table.to_dicts() == rows
         assert jsonl_bytes(table).decode() == jsonl_text(rows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.floats() | st.integers(-(10**6), 10**6).map(lambda number: number / 2000)), st.integers(0, 4))
+def test_floats_are_rounded_as_python_rounds(values: list[float], digits: int) -> None:
+    found = rounded_floats(np.array(values), digits).tolist()
+    assert repr(found) == repr([round(value, digits) for value in values])
 
 
 def test_what_we_write_is_read_as_a_whole(tmp_path: Path) -> None:

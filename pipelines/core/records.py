@@ -28,6 +28,7 @@ Record = TypeVar("Record")
 
 PREDICTED_BY = "model.json"  # in the folder of predictions: {"weights_sha256": …} of the model that made them
 BOX_DIGITS = 3  # labels are kept to a thousandth of a pixel
+_NEAR_MIDDLE, _MOST_SCALED = 1e-3, 1e9  # up to here a product is off by a millionth at most
 
 
 def read_manifest(path: Path) -> pl.DataFrame:
@@ -70,6 +71,17 @@ def _boxes_are_canonical(boxes: pl.Series) -> bool:
         return False
     keys = ["row", "class", "x1", "y1", "x2", "y2"]
     return bool(flat.select(keys).equals(flat.select(keys).sort(keys)))
+
+
+def rounded_floats(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Each value as Python's `round` gives it: the decimal that is nearest to the float's exact value, which scaling misses in the middle of two."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of huge values and NaN, which are rounded one by one
+        scaled = values * 10**digits
+        result: NDArray[np.float64] = np.rint(scaled) / 10**digits
+        sure = (np.abs(scaled - np.floor(scaled) - 0.5) > _NEAR_MIDDLE) & (np.abs(scaled) < _MOST_SCALED)
+    unsure = np.flatnonzero(~sure)
+    result[unsure] = [round(value, digits) for value in values[unsure].tolist()]
+    return result
 
 
 def box_columns(boxes: pl.Series) -> pl.DataFrame:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from pipelines.core.errors import ClassContractError, DataError, listed
-from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns
+from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns, rounded_floats
 from pipelines.core.slices import SliceLimits
 from pipelines.core.tables import BOXES, SAMPLES_SCHEMA, jsonl_bytes
-from pipelines.core.types import LABELED_SPLITS, Split
+from pipelines.core.types import LABELED_SPLITS, SPLITS, Split
 from pipelines.dataset.assignments import ASSIGNMENTS_SCHEMA, Assignment
 from pipelines.dataset.balance import Load
 from pipelines.dataset.items import item_from_row, items_from_manifest, scoped_group
@@ -51,11 +52,19 @@ class Dataset:
 
     def of(self, split: Split) -> pl.DataFrame:
         """The samples of one split."""
-        return self.samples.filter(pl.col("split") == split)
+        return self._samples_of[split]
 
     def boxes_of(self, split: Split) -> pl.DataFrame:
         """The boxes of one split."""
-        return self.boxes.filter(pl.col("split") == split)
+        return self._boxes_of[split]
+
+    @cached_property
+    def _samples_of(self) -> dict[Split, pl.DataFrame]:
+        return {split: self.samples.filter(pl.col("split") == split) for split in SPLITS}
+
+    @cached_property
+    def _boxes_of(self) -> dict[Split, pl.DataFrame]:
+        return {split: self.boxes.filter(pl.col("split") == split) for split in SPLITS}
 
 
 def build_dataset(
@@ -132,8 +141,7 @@ def build_dataset(
 def split_lines(dataset: Dataset, split: Split) -> bytes:
     """The file of one split: the lines of `pipelines.core.records.write_samples`."""
     samples = dataset.of(split).select(list(SAMPLES_SCHEMA))
-    brightness = [round(level, BOX_DIGITS) for level in samples["brightness"]]  # as Python rounds, which polars does not
-    return jsonl_bytes(samples.with_columns(pl.Series("brightness", brightness, dtype=pl.Float64)))
+    return jsonl_bytes(samples.with_columns(pl.Series("brightness", rounded_floats(samples["brightness"].to_numpy(), BOX_DIGITS))))
 
 
 def _with_labels(items: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipelines.core.types import LABELED_SPLITS
 from pipelines.dataset.alike import RULES
 from pipelines.dataset.build import Dataset
 from pipelines.dataset.leaks import Lookalikes, find_lookalikes, require_no_lookalikes
@@ -30,9 +31,9 @@ def check_pictures(dataset: Dataset, raw: Path, work: Path) -> list[Lookalikes]:
     labeled = dataset.samples.filter(pl.col("split") != "pool")
     wanted = ["image_id", "path", "width_px", "height_px"]
     looks.require(pl.concat([labeled.select(wanted), dataset.left.select(wanted)]), raw)
-    members = _members(dataset, labeled).join(looks.places, "image_id", "left", maintain_order="left")
-    passed = looks.passed(RULES).join(dataset.left, "image_id", "anti")
-    pairs = find_lookalikes(members.join(passed, "image_id", "left", maintain_order="left"), looks.thumbnails, looks.cells)
+    members = _members(dataset).join(looks.places, "image_id", "left", maintain_order="left")
+    passed = pl.when("stays").then(looks.passed(RULES).gather(members["place"]))
+    pairs = find_lookalikes(members.with_columns(passed=passed), looks.thumbnails, looks.cells)
     left_given = {tie.dropped for tie in dataset.plan.cross}
     leaks, explained = [], []
     for pair in pairs:
@@ -41,20 +42,22 @@ def check_pictures(dataset: Dataset, raw: Path, work: Path) -> list[Lookalikes]:
         elif not {pair.a.image_id, pair.b.image_id} & left_given or (pair.a.given and pair.b.given):
             leaks.append(pair)
     require_no_lookalikes(leaks)
-    looks.save_passed(RULES, labeled.select("image_id", "split"))
+    looks.save_passed(RULES, members.filter("stays").select("place", split="side"))
     return explained
 
 
-def _members(dataset: Dataset, labeled: pl.DataFrame) -> pl.DataFrame:
+def _members(dataset: Dataset) -> pl.DataFrame:
+    """The fields of `Member` but `passed`, and whether an image `stays` in the dataset."""
     sides = {tie.dropped: tie.dropped_split for tie in dataset.plan.cross} | dict.fromkeys(dataset.left_out, LEFT_OUT)
-    left = dataset.left.with_columns(split=pl.col("image_id").replace_strict(sides, return_dtype=pl.String))
+    left = dataset.left.with_columns(split=pl.col("image_id").replace_strict(sides, return_dtype=pl.String), stays=pl.lit(value=False))
     left = left.filter((pl.col("split") == LEFT_OUT) | (pl.col("given_split") == pl.col("split")))
-    order = pl.Enum(["train", "val", "test"])
-    return pl.concat([labeled.sort(pl.col("split").cast(order), "image_id"), left]).select(
+    labeled = [dataset.of(split).with_columns(stays=pl.lit(value=True)) for split in LABELED_SPLITS]
+    return pl.concat([*labeled, left]).select(
         "image_id",
         "origin",
         "source",
         "captured_at",
         pl.col("split").alias("side"),
         (pl.col("given_split") == pl.col("split")).fill_null(value=False).alias("given"),
+        "stays",
     )

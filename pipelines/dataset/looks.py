@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pipelines.core.errors import DataError, DetloopError, MissingInputError
 from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
-from pipelines.core.tables import read_parquet, write_parquet
+from pipelines.core.tables import read_parquet, read_parquets, write_parquet
 
 THUMBNAIL_PX = 48
 COARSE_PX = 8
@@ -56,7 +56,7 @@ class Looks:
         segments = sorted(self._folder.glob("looks-*.parquet"))
         if not segments:
             return
-        ids = pl.concat([read_parquet(path, _IDS_SCHEMA) for path in segments])
+        ids = read_parquets(segments, _IDS_SCHEMA)
         for path, size in ((self._thumbnails, THUMBNAIL_PX**2), (self._cells, 4 * COARSE_PX**2)):
             if path.stat().st_size < len(ids) * size:
                 raise DetloopError(f"{path} is cut off")
@@ -80,7 +80,8 @@ class Looks:
     @property
     def cells(self) -> Floats:
         """Their `coarse_cells`, (N, 64)."""
-        return np.fromfile(self._cells, np.float32).reshape(-1, COARSE_PX**2) if len(self.places) else np.zeros((0, COARSE_PX**2), np.float32)
+        shape = (len(self.places), COARSE_PX**2)
+        return np.memmap(self._cells, np.float32, "r", shape=shape) if len(self.places) else np.zeros(shape, np.float32)
 
     def require(self, samples: pl.DataFrame, raw: Path) -> None:
         """Make what is missing of `samples` (`image_id`, `path` below `raw`, `width_px`, `height_px`), and forget the others where they are the most.
@@ -108,19 +109,18 @@ class Looks:
         self._segments += 1
         self.places = pl.concat([self.places, pl.DataFrame({"image_id": image_ids, "place": np.arange(have, have + len(thumbnails))})])
 
-    def passed(self, rules: str) -> pl.DataFrame:
-        """`image_id` and `passed`, the side on which it last passed by these rules."""
+    def passed(self, rules: str) -> pl.Series:
+        """For each of `places` the side on which it last passed by these rules, else null."""
         try:
             sides = read_parquet(self._passed_path(rules), _PASSED_SCHEMA)["split"]
         except DetloopError:
             sides = pl.Series([], dtype=pl.String)
-        known = self.places.head(len(sides)).select("image_id")
-        return known.with_columns(sides.head(len(known)).alias("passed")).drop_nulls()
+        return sides.head(len(self.places)).extend_constant(None, max(0, len(self.places) - len(sides)))
 
     def save_passed(self, rules: str, sides: pl.DataFrame) -> None:
-        """Replace what passed: `image_id` and `split`. What other rules let pass goes."""
+        """Replace what passed: `place` and `split`. What other rules let pass goes."""
         path = self._passed_path(rules)
-        write_parquet(path, self.places.join(sides, "image_id", "left", maintain_order="left").select("split"))
+        write_parquet(path, self.places.select("place").join(sides, "place", "left", maintain_order="left").select("split"))
         for other in self._folder.glob("passed-*.parquet"):
             if other != path:
                 other.unlink()

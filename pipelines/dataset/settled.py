@@ -28,7 +28,8 @@ def settled(items: pl.DataFrame, use_given: bool) -> pl.Series:
 def components(items: pl.DataFrame) -> Ints:
     """For each row the first row of its component: rows that share a group, a near-duplicate cluster, or a group that a copy was found in."""
     rows = items.select(pl.int_range(pl.len()).alias("row"), "source", "group", "near_group", "copies")
-    copies = rows.select("row", pl.col("copies").list.drop_nulls()).explode("copies", empty_as_null=False).unnest("copies")
+    copied = rows.select("row", "copies").filter(pl.col("copies").list.len() > 0)  # hardly any image has a copy
+    copies = copied.select("row", pl.col("copies").list.drop_nulls()).explode("copies", empty_as_null=False).unnest("copies")
     group = pl.struct(pl.lit("group").alias("kind"), "source", pl.col("group").alias("name"))
     near = pl.struct(pl.lit("near").alias("kind"), pl.lit("").alias("source"), pl.col("near_group").alias("name"))
     keys = pl.concat(
