@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only, strata
+from export.convert.equalize import channel_peaks, equalized
 from export.convert.float_layers import disturbance, fewest_layers, quantized_layers, sensitivities, with_float_layers
 from export.convert.fp16_from_onnx import fp16_from_onnx
 from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
@@ -61,19 +63,21 @@ def run_stage(project: Path, precision: str, target: Path) -> subprocess.Complet
     return subprocess.run([*command, "--quantized", str(target)], check=False, cwd=ROOT, capture_output=True, text=True)
 
 
-def ranged(model: onnx.ModelProto, batches: Iterable[np.ndarray], keep_float: Any, calibration: str = "{}") -> bytes:
-    ranges = measured_ranges(model, batches, "images", quantized_tensors(model, keep_float))
-    return int8_from_onnx(model, ranges, keep_float=keep_float, calibration=calibration)
+def ranged(model: onnx.ModelProto, batches: Iterable[np.ndarray], keep_float: Any, calibration: str = "{}", widened: float = 1.0) -> bytes:
+    shown = list(batches)
+    even = equalized(model, channel_peaks(model, shown, "images", quantized_tensors(model, keep_float)))
+    ranges = measured_ranges(even, shown, "images", quantized_tensors(even, keep_float))
+    return int8_from_onnx(even, {name: end * widened for name, end in ranges.items()}, keep_float=keep_float, calibration=calibration)
 
 
-def quantized(project: Path, keep_float: str = "head") -> bytes:
+def quantized(project: Path, keep_float: str = "head", widened: float = 1.0) -> bytes:
     samples = choose_calibration(pictures(project, split="train", count=12, seed=0), 8, LIMITS)
     contract = ModelContract(CLASSES, (SIDE, SIDE), "cxcywh_scores")
 
     batches = calibration_batches(samples, contract, lambda sample: read_for(project / "raw" / sample.path, contract.decode_to_wh))
     record = calibration_record(samples, LIMITS)
     model = onnx.load(project / "model.onnx")
-    return ranged(model, batches, keep_float, record)
+    return ranged(model, batches, keep_float, record, widened)
 
 
 @pytest.fixture(scope="module")
@@ -209,11 +213,12 @@ def concatenation() -> onnx.ModelProto:
     return model
 
 
-def test_int8_stage_same_bytes_and_what_it_was_calibrated_on(project: Path, int8: Path, tmp_path: Path) -> None:
+def test_int8_stage_same_bytes_and_what_it_was_calibrated_on(project: Path, tmp_path: Path) -> None:
     done = run_stage(project, "int8", tmp_path / "other.onnx")
     assert done.returncode == 0, done.stderr
     metadata = metadata_of(onnx.load(tmp_path / "other.onnx"))
-    assert (tmp_path / "other.onnx").read_bytes() == with_metadata(int8.read_bytes(), {"detloop_thresholds": metadata["detloop_thresholds"]})
+    by_hand = quantized(project, widened=json.loads((tmp_path / "metrics.json").read_text())["ranges_widened_by"])
+    assert (tmp_path / "other.onnx").read_bytes() == with_metadata(by_hand, {"detloop_thresholds": metadata["detloop_thresholds"]})
     assert set(json.loads(metadata["detloop_thresholds"])) == set(CLASSES)
     record = json.loads(metadata["detloop_calibration"])
     assert (record["split"], record["count"], len(record["images"])) == ("train", 8, 8)
@@ -323,6 +328,68 @@ def test_calibration_sees_what_the_runners_are_fed(project: Path) -> None:
     assert found[0, :, 8:56].std() > 0.1
 
 
+# ---- channels of one range
+
+
+def grouped(groups: int, spread: float) -> onnx.ModelProto:
+    """Eight channels, each `spread` times as large as the one before, and a convolution in groups that weighs them all alike in what it gives."""
+    generator = np.random.default_rng(groups)
+    sizes = (spread ** np.arange(8)).astype(np.float32)
+    first = np.eye(8, dtype=np.float32)[..., None, None] * sizes[:, None, None, None]
+    read = (np.arange(8) // (8 // groups))[:, None] * (8 // groups) + np.arange(8 // groups)
+    second = generator.normal(0, 0.3, (8, 8 // groups, 3, 3)).astype(np.float32) / sizes[read][:, :, None, None]
+    nodes = [
+        helper.make_node("Conv", ["images", "first"], ["a"], name="/model.0/conv/Conv"),
+        helper.make_node("Conv", ["a", "second"], ["b"], name="/model.1/conv/Conv", pads=[1, 1, 1, 1], group=groups),
+        helper.make_node("Identity", ["b"], ["output0"], name="/model.2/Identity"),  # the "head"
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "grouped",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 8, 16, 16])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, ["batch", 8, 16, 16])],
+        [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def run(model: onnx.ModelProto | bytes, batch: np.ndarray) -> np.ndarray:
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    found: np.ndarray = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"images": batch})[0]
+    return found
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_an_equalized_model_computes_the_same_and_int8_loses_less(groups: int) -> None:
+    model = grouped(groups, spread=3.0)
+    batch = np.random.default_rng(1).normal(size=(2, 8, 16, 16)).astype(np.float32)
+    peaks = channel_peaks(model, [batch], "images", ["images", "a"])
+    assert set(peaks) == {"a"}
+    by_hand = np.abs(batch).max(axis=(0, 2, 3)) * 3.0 ** np.arange(8)
+    np.testing.assert_allclose(peaks["a"], np.maximum(by_hand / by_hand.max(), 0.01), rtol=1e-5)
+    even = equalized(model, peaks)
+    onnx.checker.check_model(even, full_check=True)
+    np.testing.assert_allclose(run(even, batch), run(model, batch), atol=1e-5)
+
+    def lost(candidate: onnx.ModelProto) -> float:
+        ranges = measured_ranges(candidate, [batch], "images", quantized_tensors(candidate, "none"))
+        found = run(int8_from_onnx(candidate, ranges, keep_float="none", calibration="{}"), batch)
+        return float(np.square(found - run(model, batch)).mean())
+
+    assert lost(even) < lost(model) / 10
+
+
+def test_a_silent_channel_is_not_blown_up() -> None:
+    model = grouped(1, spread=1.0)
+    batch = np.ones((1, 8, 16, 16), np.float32)
+    batch[:, 3] = 0
+    batch[:, 4] = 0.001
+    assert channel_peaks(model, [batch], "images", ["a"])["a"] == pytest.approx([1, 1, 1, 0.01, 0.01, 1, 1, 1])
+    assert channel_peaks(model, [batch * 0], "images", ["a"]) == {}
+    with pytest.raises(DataError, match="no images to measure"):
+        channel_peaks(model, [], "images", ["a"])
+
+
 # ---- layers back to float
 
 
@@ -384,7 +451,7 @@ def test_all_layers_back_in_float_is_the_float_model(project: Path, int8: Path, 
     path = tmp_path / "float.onnx"
     path.write_bytes(with_float_layers(quantized_model, fp32, layers))
     again = onnx.load(path)
-    assert not [node.name for node in again.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Min")]
+    assert Counter(node.op_type for node in again.graph.node) == Counter(node.op_type for node in fp32.graph.node)
     assert len(again.graph.initializer) == len(fp32.graph.initializer)
     assert json.loads(metadata_of(again)["detloop_float_layers"]) == sorted(layers)
     for kind, found in outputs(path).items():

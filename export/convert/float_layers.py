@@ -17,7 +17,6 @@ from pipelines.core.errors import DataError
 from pipelines.core.io import canonical_json
 
 FLOAT_LAYERS_KEY = "detloop_float_layers"
-_PAIRS = ("QuantizeLinear", "DequantizeLinear")
 _TINY = 1e-9  # keeps a class that is nowhere from dividing by zero
 
 
@@ -132,11 +131,11 @@ def _release_readers(model: onnx.ModelProto) -> None:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Take out quantizers that nothing reads any more, and constants."""
+    """Take out nodes that nothing reads any more (quantizers, and what prepared their input), and constants."""
     outputs = {value.name for value in graph.output}
     while True:
         used = {name for node in graph.node for name in node.input} | outputs
-        kept = [node for node in graph.node if not (node.op_type in (*_PAIRS, "Min") and not used & set(node.output))]
+        kept = [node for node in graph.node if used & set(node.output)]
         if len(kept) == len(graph.node):
             break
         replace_nodes(graph, kept)

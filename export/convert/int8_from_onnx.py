@@ -97,11 +97,16 @@ def _guard_concatenations(model: onnx.ModelProto) -> None:
     """Cap what a concatenation gives at the top of the quantized range, before it is quantized: the quantizer does that anyway, so no result changes.
 
     OpenVINO (2026.4, AVX-512) moves the quantizer of a concatenation up into its inputs and then takes signed int8 for unsigned: negative values
-    become 0, which cost 23 % of AP. It leaves a quantizer behind a Min where it is.
+    become 0, which cost 23 % of AP. It leaves a quantizer behind a Min where it is. A multiplication by constants (`export.convert.equalize`) between
+    the two is moved along.
     """
     graph = model.graph
-    concatenated = {node.output[0] for node in graph.node if node.op_type == "Concat"}
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    concatenated: set[str] = set()
+    for node in graph.node:
+        equalizes = node.op_type == "Mul" and node.input[0] in concatenated and node.input[1] in constants
+        if node.op_type == "Concat" or equalizes:
+            concatenated.add(node.output[0])
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in concatenated:

@@ -6,7 +6,7 @@ The largest value ever seen is a poor end of a range: a single outlier makes eve
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from onnx import helper
 
 from pipelines.core.errors import DataError, MissingPartError
 
-METHOD = "least squared error over 2048 bins"  # part of the name of kept ranges: change it with the method
+METHOD = "channels equalized, least squared error over 2048 bins"  # part of the name of kept ranges: change it with the method
 BINS = 2048
 _ERRORS_ONLY = 3
 LEVELS = 127  # steps from zero to the end of the range
@@ -67,6 +67,22 @@ def measured_ranges(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32
         DataError: there are no batches.
         MissingPartError: ONNX Runtime is not installed.
     """
+    magnitudes = {name: Magnitudes() for name in tensors}
+    for values in tensor_values(model, batches, input_name, list(tensors)):
+        for name, value in values.items():
+            magnitudes[name].add(value)
+    return {name: item.best_end() for name, item in magnitudes.items()}
+
+
+def tensor_values(
+    model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]], input_name: str, tensors: Sequence[str]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """What `tensors` hold for each batch; the model's input may be one of them.
+
+    Raises:
+        DataError: there are no batches.
+        MissingPartError: ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -81,14 +97,10 @@ def measured_ranges(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32
     options.use_deterministic_compute = True
     options.log_severity_level = _ERRORS_ONLY
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    magnitudes = {name: Magnitudes() for name in tensors}
     seen = 0
     for batch in batches:
         seen += 1
-        for name, values in zip(names, session.run(names, {input_name: batch}), strict=True):
-            magnitudes[name].add(values)
-        if input_name in magnitudes:
-            magnitudes[input_name].add(batch)
+        found = dict(zip(names, session.run(names, {input_name: batch}), strict=True))
+        yield {name: batch if name == input_name else found[name] for name in tensors}
     if not seen:
         raise DataError("there are no images to measure int8 ranges on: label some, then run `dvc repro`")
-    return {name: item.best_end() for name, item in magnitudes.items()}

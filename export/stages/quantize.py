@@ -91,6 +91,7 @@ def work(args: argparse.Namespace) -> None:
 
 def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
     from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only
+    from export.convert.equalize import channel_peaks, equalized
     from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
     from export.convert.ranges import METHOD, measured_ranges
 
@@ -109,10 +110,15 @@ def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, cont
 
     kept = args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json"
     if not kept.is_file():
-        ranges = measured_ranges(model, batches(len(chosen), "calibrate"), contract.input_name, quantized_tensors(model, "none"))
-        write_json(kept, _widened(ranges, model, list(batches(SEARCH_IMAGES, "widen ranges")), contract))
+        peaks = channel_peaks(model, batches(len(chosen), "equalize channels"), contract.input_name, quantized_tensors(model, "none"))
+        even = equalized(model, peaks)
+        ranges = measured_ranges(even, batches(len(chosen), "calibrate"), contract.input_name, quantized_tensors(even, "none"))
+        write_json(kept, {"peaks": peaks, **_widened(ranges, even, list(batches(SEARCH_IMAGES, "widen ranges")), contract)})
     found = read_json(kept)
-    content = int8_from_onnx(model, found["ranges"], keep_float=params.export.int8_keep_float, calibration=record)
+    keep_float = params.export.int8_keep_float
+    read = set(quantized_tensors(model, keep_float))
+    even = equalized(model, {name: peaks for name, peaks in found["peaks"].items() if name in read})
+    content = int8_from_onnx(even, found["ranges"], keep_float=keep_float, calibration=record)
     widened = float(found["widened_by"])
     note = f", calibrated on {len(chosen)} train images, ranges x {widened:g}"
     judged = gate.judge(content)
