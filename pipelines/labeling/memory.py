@@ -17,7 +17,7 @@ import polars as pl
 
 from pipelines.core.errors import DetloopError
 from pipelines.core.io import code_folder, load_or_empty, read_json, write_json
-from pipelines.core.tables import ANNOTATIONS_SCHEMA, read_parquet, write_parquet
+from pipelines.core.tables import read_parquet, read_parquets, write_parquet
 
 _PREFIX = "judged-"
 MAX_SEGMENTS = 64
@@ -29,9 +29,9 @@ OPINIONS_SCHEMA: dict[str, pl.DataType] = {
     "start": pl.Int64(),  # bytes of the file, where an opinion is a line
     "end": pl.Int64(),
 }
-# What became of an image: its line of annotations.jsonl (state null where it is not in the manifest), why it is a conflict, and what it adds to the
-# figures. `key` holds all opinions on it and what the manifest says.
-OUTCOMES_SCHEMA: dict[str, pl.DataType] = {"key": pl.String(), **ANNOTATIONS_SCHEMA, "reason": pl.String(), "figures": pl.String()}
+# What became of an image: its line of annotations.jsonl as it is written, and of it the state and the source (null where the image is not in the
+# manifest), why it is a conflict, and what it adds to the figures. `key` holds all opinions on it and what the manifest says.
+OUTCOMES_SCHEMA: dict[str, pl.DataType] = dict.fromkeys(("key", "image_id", "line", "state", "source", "reason", "figures"), pl.String())
 ISSUES_SCHEMA: dict[str, pl.DataType] = {
     "key": pl.String(),
     **dict.fromkeys(("source", "image_id", "annotation_id", "kind", "detail", "action", "class"), pl.String()),
@@ -53,9 +53,9 @@ class Memory:
         names = sorted(path.name.removeprefix("outcomes-") for path in self._folder.glob("outcomes-*.parquet"))
         if not names:
             return
-        outcomes = [read_parquet(self._folder / f"outcomes-{name}", OUTCOMES_SCHEMA) for name in names]
-        issues = [read_parquet(self._folder / f"issues-{name}", ISSUES_SCHEMA) for name in names]
-        self.outcomes, self.issues = pl.concat(outcomes), pl.concat(issues)
+        outcomes = read_parquets([self._folder / f"outcomes-{name}" for name in names], OUTCOMES_SCHEMA)
+        self.issues = read_parquets([self._folder / f"issues-{name}" for name in names], ISSUES_SCHEMA)
+        self.outcomes = outcomes
         self._segments = int(names[-1].partition(".")[0]) + 1
 
     def source(self, key: str) -> tuple[pl.DataFrame, dict[str, Any]] | None:

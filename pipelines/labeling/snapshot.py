@@ -11,7 +11,7 @@ import polars as pl
 
 from pipelines.core import boxes, records, types
 from pipelines.core.errors import counted
-from pipelines.core.io import code_key, sha256_bytes, write_bytes, write_metrics
+from pipelines.core.io import code_key, sha256_bytes, write_bytes, write_metrics, write_text
 from pipelines.core.params import LabelingParams, Params
 from pipelines.core.records import read_annotations, read_manifest
 from pipelines.core.tables import jsonl_bytes
@@ -97,7 +97,7 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
         require_few_lost(last_snapshot(paths), synced.annotations, rules.max_loss_fraction)
     write_bytes(paths.issues, jsonl_bytes(synced.issue_table))
     write_metrics(paths.metrics, synced.metrics)
-    write_bytes(paths.annotations, jsonl_bytes(synced.table))
+    write_text(paths.annotations, synced.lines.str.join("\n").item() + "\n" if len(synced.lines) else "")
     states = synced.metrics["states"]
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "

@@ -10,24 +10,25 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.core.records import box_columns
 from pipelines.formats.reading import ZERO_AREA
 from pipelines.labeling.agreement import agreement
 from pipelines.labeling.opinions import Verdict
 from pipelines.labeling.people import agreement_figures, pairs_of_image, seconds_of_image, time_figures
 from pipelines.labeling.prelabel_accounts import prelabel_accounts
+from pipelines.labeling.resolve import Resolved
 from pipelines.labeling.sources import Sources
 
 STATES = ("labeled", "verified_empty", "skipped", "conflict")
 MAX_NAMED = 200  # names in the metrics; issues.jsonl has all
 
 
-def figures_of_image(verdicts: Sequence[Verdict], class_of: Mapping[str, str], min_iou: float) -> dict[str, Any]:
+def figures_of_image(label: Resolved, verdicts: Sequence[Verdict], class_of: Mapping[str, str], min_iou: float) -> dict[str, Any]:
     """What one image adds, beside its label and its issues; what it does not have is left out."""
     versions = [item.boxes for item in verdicts if item.state in ("labeled", "verified_empty")]
     several = agreement(versions) if len(versions) > 1 else None
     opinions = [item.opinion for item in verdicts]
     found = {
+        "boxes": Counter(box.class_name for box in label.boxes),
         "aliases": _total(item.alias_uses for item in verdicts),
         "annotators": Counter(name for item in opinions for name in item.annotators),
         "matched": Counter(item.source for item in opinions),
@@ -46,7 +47,7 @@ def summarize(sources: Sources, outcomes: pl.DataFrame, issues: pl.DataFrame, ke
     """
     labels = outcomes.filter(pl.col("state").is_not_null())
     figures = [(json.loads(text), count) for text, count in labels["figures"].value_counts(sort=True).iter_rows()]
-    states, boxes = _counts(labels["state"]), _counts(box_columns(labels["boxes"])["class"])
+    states, boxes = _counts(labels["state"]), _sum(figures, "boxes")
     by_action = {
         action: Counter(_counts(issues.filter(pl.col("action") == action)["kind"])) for action in ("dropped", "clipped", "bounding_box", "kept")
     }

@@ -6,6 +6,7 @@ that of what is new, and there is one way only in which a label comes about.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,6 @@ import polars as pl
 
 from pipelines.core.io import canonical_json
 from pipelines.core.records import annotation_from_row, row_from_annotation
-from pipelines.core.tables import ANNOTATIONS_SCHEMA
 from pipelines.core.types import Annotation
 from pipelines.labeling.memory import ISSUES_SCHEMA, OUTCOMES_SCHEMA, Memory
 from pipelines.labeling.opinions import Issue, Opinion, Policies, Verdict, issue_from_json, judge, require_known_classes
@@ -28,16 +28,16 @@ _KEPT, _DROPPED, _UNKNOWN = "kept", "dropped", "unknown"
 
 @dataclass(frozen=True)
 class Synced:
-    """The snapshot (ANNOTATIONS_SCHEMA, by image_id) and what is told about it (ISSUES_SCHEMA without `key`, sorted)."""
+    """The snapshot (its lines, by image_id) and what is told about it (ISSUES_SCHEMA without `key`, sorted)."""
 
-    table: pl.DataFrame
+    lines: pl.Series
     issue_table: pl.DataFrame
     metrics: dict[str, Any]
 
     @property
     def annotations(self) -> tuple[Annotation, ...]:
-        """The lines of the snapshot."""
-        return tuple(annotation_from_row(row) for row in self.table.iter_rows(named=True))
+        """The snapshot."""
+        return tuple(annotation_from_row(json.loads(line)) for line in self.lines)
 
     @property
     def issues(self) -> tuple[Issue, ...]:
@@ -73,7 +73,7 @@ def sync(
     issues = _sorted(sources, memory.issues.join(units.select("key"), "key", "semi", maintain_order="left"))
     memory.forget_others(units["key"])
     metrics = summarize(sources, outcomes, issues, kept.select("image_id", "origin"), classes)
-    return Synced(outcomes.filter(pl.col("state").is_not_null()).select(list(ANNOTATIONS_SCHEMA)), issues, metrics)
+    return Synced(outcomes["line"].drop_nulls(), issues, metrics)
 
 
 def _facts(images: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
@@ -105,9 +105,10 @@ def _judge_new(new: pl.DataFrame, said: pl.DataFrame, sources: Sources, policies
             verdicts = [judge(opinion, (width, height), policies) for opinion in by_image[image_id]]
             label = resolve(verdicts, how, consensus_iou)
             found = [*(issue for verdict in verdicts for issue in verdict.issues), *_issues_of_resolution(image_id, label, verdicts)]
-            row = row_from_annotation(label.annotation(image_id, (width, height)))
-            figures = figures_of_image(verdicts, policies.class_of, consensus_iou)
-            outcomes.append({"key": key, **row, "reason": label.reason, "figures": canonical_json(figures)})
+            line = canonical_json(row_from_annotation(label.annotation(image_id, (width, height))))
+            figures = canonical_json(figures_of_image(label, verdicts, policies.class_of, consensus_iou))
+            of_label = {"line": line, "state": label.state, "source": label.source, "reason": label.reason, "figures": figures}
+            outcomes.append({"key": key, "image_id": image_id, **of_label})
         else:
             detail = f"collect dropped the image: {rest}" if kind == _DROPPED else "no such image in the manifest"
             found = [Issue(opinion.source, image_id, opinion.name, "unmatched_image", detail, "not_used") for opinion in by_image[image_id]]

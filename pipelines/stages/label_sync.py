@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 
 from pipelines.core.cli import stage_main
-from pipelines.core.params import load_params
-from pipelines.labeling.server.client import connect
-from pipelines.labeling.server.project import no_bar, open_project
-from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
+from pipelines.core.params import Params, load_params
+from pipelines.labeling.memory import Memory
 from pipelines.labeling.snapshot import SyncPaths, conflicts, last_snapshot, memory_of, resolved, write_snapshot
-from pipelines.labeling.sources import read_sources, with_source
+from pipelines.labeling.sources import Sources, read_sources, with_source
 
 PATHS = {
     "sources": "folder of label sources (NAME.json, NAME.jsonl)",
@@ -39,7 +37,15 @@ def work(args: argparse.Namespace) -> None:
     sources = read_sources(paths.sources, known)
     if params.labeling.source == "files":
         print(f"labels: {write_snapshot(resolved(sources, params, paths, known), params.labeling, paths)}")
-        return
+    else:
+        _sync_with_server(params, paths, sources, known)
+
+
+def _sync_with_server(params: Params, paths: SyncPaths, sources: Sources, known: Memory) -> None:
+    from pipelines.labeling.server.client import connect  # here: most syncs need no server
+    from pipelines.labeling.server.project import no_bar, open_project
+    from pipelines.labeling.server.round import pull_source, push_queue, snapshot_stays
+
     with snapshot_stays(), connect() as client:
         project = open_project(client, params.labeling.project, params.class_names, params.class_of)
         print(f"pushed to {project.page}: {push_queue(project, params, paths, no_bar)}")
