@@ -1,7 +1,7 @@
 """What earlier runs found out, so that a run reads and decodes only what is new. Never an output: without it a run gives the same bytes, later.
 
-    files-NNNNN.parquet      origin, stamp and image_id of each file: one whose stamp stayed is not read again. A segment for what each run has read
-    measured-NNNNN.parquet   measurements by image_id, a segment for each part of a run, so that a killed run loses little
+    files-NNNNN.arrow        origin, stamp and image_id of each file: one whose stamp stayed is not read again. A segment for what each run has read
+    measured-NNNNN.arrow     measurements by image_id, a segment for each part of a run, so that a killed run loses little
     thumbnails.bin           1,024 bytes for each measurement that has one, in the order in which they came
     near-SETTINGS.parquet    for each thumbnail the one that its near-duplicate cluster is named by, under the settings that the file's name carries
 
@@ -25,12 +25,11 @@ from pipelines.collect.measure import THUMBNAIL_PX
 from pipelines.collect.near import NO_CLUSTER, Nodes
 from pipelines.core import containers
 from pipelines.core.errors import DetloopError
+from pipelines.core.growing import GrowingTable
 from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
-from pipelines.core.tables import read_parquet, read_parquets, write_parquet
+from pipelines.core.tables import read_parquet, write_parquet
 
 _PREFIX = "measured-"
-_MAX_SEGMENTS = 64
-_SPARE_ROWS = 4096  # rows of files that are gone and that are kept all the same
 _THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX
 
 FILES_SCHEMA: dict[str, pl.DataType] = {
@@ -61,23 +60,21 @@ class Cache:
 
     def __init__(self, work: Path) -> None:
         self._folder = code_folder(work, _PREFIX, _code_key(containers, measure))
+        self._files = GrowingTable(self._folder, "files", FILES_SCHEMA)
+        self._measured = GrowingTable(self._folder, "measured", MEASURED_SCHEMA)
         self.files = pl.DataFrame(schema=FILES_SCHEMA)
         self.measured = pl.DataFrame(schema=MEASURED_SCHEMA)
         load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
-        segments = self._segments("measured")
-        if not segments:
-            return
-        measured = read_parquets(segments, MEASURED_SCHEMA).unique("image_id", keep="last", maintain_order=True)
+        measured = self._measured.read().unique("image_id", keep="last", maintain_order=True)
         path = self._folder / "thumbnails.bin"
         if _thumbnails_in(measured) * _THUMBNAIL_BYTES > (path.stat().st_size if path.exists() else 0):
             raise DetloopError(f"{path} is cut off")
-        if files := self._segments("files"):
-            self.files = read_parquets(files, FILES_SCHEMA).unique("origin", keep="last", maintain_order=True)
+        self.files = self._files.read().unique("origin", keep="last", maintain_order=True)
         self.measured = measured
-        if len(segments) > _MAX_SEGMENTS:
-            self._replace("measured", measured)
+        if self._measured.is_bulky(len(measured), len(measured)):
+            self._measured.replace(measured)
 
     def add(self, found: pl.DataFrame, thumbnails: Sequence[bytes | None]) -> None:
         """Keep measurements: columns as MEASURED_SCHEMA without `thumbnail_at`, and the thumbnail of each row."""
@@ -91,19 +88,18 @@ class Cache:
                 content.append(thumbnail)
         append_bytes(path, b"".join(content), have * _THUMBNAIL_BYTES)  # cuts what a killed run appended without a segment that speaks of it
         segment = found.with_columns(pl.Series("thumbnail_at", places, dtype=pl.Int64)).select(list(MEASURED_SCHEMA))
-        self._write_segment("measured", segment)
+        self._measured.add(segment)
         self.measured = pl.concat([self.measured, segment])
 
     def forget_others(self, image_ids: pl.Series) -> None:
         """Forget measurements of images apart from `image_ids` where they are the most. Places of thumbnails change, so clusters are forgotten."""
-        if len(self.measured) <= 2 * len(image_ids) + _SPARE_ROWS:
+        if not self._measured.is_bulky(len(self.measured), len(image_ids)):
             return
         kept = self.measured.join(pl.DataFrame({"image_id": image_ids}), "image_id", "semi", maintain_order="left")
         pictures = self.thumbnails()
         contents = [None if place is None else pictures[place].tobytes() for place in kept["thumbnail_at"]]
-        for kind in ("near", "measured"):  # killed here, all is measured again
-            for path in self._folder.glob(f"{kind}-*.parquet"):
-                path.unlink()
+        for path in sorted([*self._folder.glob("near-*"), *self._folder.glob("measured-*")], reverse=True):  # killed here, all is measured again
+            path.unlink()
         self.measured = self.measured.clear()
         self.add(kept.drop("thumbnail_at"), contents)
 
@@ -117,11 +113,10 @@ class Cache:
 
     def save_files(self, files: pl.DataFrame, fresh: pl.DataFrame) -> None:
         """Keep the files of this run; `fresh` are those of them that `self.files` did not have."""
-        segments = self._segments("files")
-        if len(self.files) + len(fresh) > 2 * len(files) + _SPARE_ROWS or len(segments) >= _MAX_SEGMENTS:
-            self._replace("files", files.select(list(FILES_SCHEMA)))
+        if self._files.is_bulky(len(self.files) + len(fresh), len(files)):
+            self._files.replace(files)
         elif len(fresh):
-            self._write_segment("files", fresh.select(list(FILES_SCHEMA)))
+            self._files.add(fresh)
 
     def near(self, settings: tuple[float, ...]) -> Nodes:
         """What `save_near` kept of the last run under these settings; empty where there is none."""
@@ -142,21 +137,6 @@ class Cache:
 
     def _near_path(self, settings: tuple[float, ...]) -> Path:
         return self._folder / f"near-{sha256_bytes(f'{settings} {_code_key(hash_index, near)}'.encode())[:16]}.parquet"
-
-    def _segments(self, kind: str) -> list[Path]:
-        return sorted(self._folder.glob(f"{kind}-*.parquet"))
-
-    def _write_segment(self, kind: str, segment: pl.DataFrame) -> None:
-        have = self._segments(kind)
-        number = int(have[-1].stem.rpartition("-")[2]) + 1 if have else 0
-        write_parquet(self._folder / f"{kind}-{number:05d}.parquet", segment)
-
-    def _replace(self, kind: str, table: pl.DataFrame) -> None:
-        """One segment in place of all; killed in between, the rows stand twice, and the last ones count."""
-        old = self._segments(kind)
-        self._write_segment(kind, table)
-        for path in old:
-            path.unlink()
 
 
 def _thumbnails_in(measured: pl.DataFrame) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,15 +11,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipelines.core import tables
 from pipelines.core.errors import ClassContractError, DataError
-from pipelines.core.io import iter_jsonl, jsonl_text, write_jsonl, write_text
+from pipelines.core.growing import GrowingTable
+from pipelines.core.io import code_folder, code_key, iter_jsonl, jsonl_text, require_file, write_jsonl, write_text
 from pipelines.core.tables import (
     ANNOTATIONS_SCHEMA,
     BOXES,
     DETECTIONS_SCHEMA,
     FEATURES_SCHEMA,
     MANIFEST_SCHEMA,
-    read_jsonl_table,
+    parsed_lines,
     read_parquet,
     write_parquet,
 )
@@ -46,19 +49,57 @@ def read_annotations(path: Path) -> list[Annotation]:
     return [_parsed(path, row, annotation_from_row) for row in iter_jsonl(path)]
 
 
-def read_annotations_table(path: Path) -> pl.DataFrame:
-    """The annotations snapshot as ANNOTATIONS_SCHEMA, in file order, boxes as `write_annotations` leaves them.
+def read_annotations_table(path: Path, work: Path | None = None) -> pl.DataFrame:
+    """The annotations snapshot as ANNOTATIONS_SCHEMA, boxes as `write_annotations` leaves them; in file order where an image stands in it twice.
 
-    A file that it wrote is read as a whole, one that was edited line by line.
+    A file that it wrote is read as a whole, one that was edited line by line. In the folder `work`, if there is one, lines are remembered as they
+    were read, so that only new ones are parsed.
     """
-    table = read_jsonl_table(path, ANNOTATIONS_SCHEMA)
-    if table is not None and not table.null_count().select("boxes", "image_id").sum_horizontal().item() and _boxes_are_canonical(table["boxes"]):
+    table = _canonical(path, work)
+    if table is not None:
         return table
     rows = [row_from_annotation(item) for item in read_annotations(path)]
     try:
         return pl.DataFrame(rows, schema=ANNOTATIONS_SCHEMA)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path} has a line of another form ({error!r}): run `dvc repro` to write it anew") from error
+
+
+def _canonical(path: Path, work: Path | None) -> pl.DataFrame | None:
+    """The table of a file that is as `write_annotations` leaves it; None for others."""
+    require_file(path)
+    try:
+        lines = pl.read_lines(path)
+    except pl.exceptions.PolarsError:
+        return None
+    lines = lines.rename({lines.columns[0]: "line"})
+    if work is None:
+        return _canonical_lines(lines["line"])
+    folder = code_folder(work, "lines-", code_key([tables, sys.modules[__name__]], [pl.__version__, np.__version__]))
+    memory = GrowingTable(folder, "annotations", {"line": pl.String(), **ANNOTATIONS_SCHEMA})
+    known = memory.read_or_clear()
+    new = lines.join(known, "line", "anti").unique(maintain_order=True)
+    parsed = _canonical_lines(new["line"])
+    if parsed is None:
+        return None
+    new = new.with_columns(parsed.select(list(ANNOTATIONS_SCHEMA)))
+    found = pl.concat([known, new])
+    if len(found) != len(lines):
+        found = found.join(lines, "line", "semi", maintain_order="left")
+    if memory.is_bulky(len(known) + len(new), len(lines)):
+        memory.replace(found)
+    elif len(new):
+        memory.add(new)
+    if found["image_id"].n_unique() != len(lines):
+        found = lines.join(found, "line", "left", maintain_order="left")
+    return found.drop("line")
+
+
+def _canonical_lines(lines: pl.Series) -> pl.DataFrame | None:
+    table = parsed_lines(lines, ANNOTATIONS_SCHEMA)
+    if table is None or table.null_count().select("boxes", "image_id").sum_horizontal().item() or not _boxes_are_canonical(table["boxes"]):
+        return None
+    return table
 
 
 def _boxes_are_canonical(boxes: pl.Series) -> bool:

@@ -131,9 +131,16 @@ def read_jsonl_table(path: Path, schema: Mapping[str, Any], hint: str = "run `dv
         MissingInputError: no such file.
     """
     require_file(path, hint)
+    try:
+        return parsed_lines(pl.read_lines(path).to_series(), schema)
+    except pl.exceptions.PolarsError:
+        return None
+
+
+def parsed_lines(lines: pl.Series, schema: Mapping[str, Any]) -> pl.DataFrame | None:
+    """Canonical JSON lines as a table with the columns of `schema`; None where a line is not exactly what `jsonl_bytes` writes."""
     kind = pl.Struct({name: schema[name] for name in sorted(schema)})
     try:
-        lines = pl.read_lines(path).to_series()
         table = lines.str.json_decode(kind)
         again = table.struct.json_encode()
     except pl.exceptions.PolarsError:

@@ -29,7 +29,7 @@ def work(args: argparse.Namespace) -> None:
     }
     dataset = build_dataset(
         read_manifest(args.manifest),
-        read_annotations_table(args.annotations),
+        read_annotations_table(args.annotations, args.work),
         read_assignments_table(args.assignments),
         classes,
         fractions,
@@ -62,7 +62,7 @@ if __name__ == "__main__":
             "assignments": "sticky record of the split, read and added to",
             "rounds": "record of what each round's dataset was like, read and added to",
             "dataset": "folder to write: train, val, test, pool and card.json",
-            "work": "folder for what the leak gate may use again",
+            "work": "folder for what the next run may use again",
             "metrics": "metrics file to write",
         },
     )
