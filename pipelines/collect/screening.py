@@ -14,12 +14,12 @@ from functools import partial
 from typing import NamedTuple
 
 import cv2
-from tqdm import tqdm
 
 from pipelines.collect.measure import Measurement, measure
 from pipelines.collect.store import ImageStore, put_image, raw_path
 from pipelines.core.cluster import map_on_ray
 from pipelines.core.containers import HEAD_BYTES, RefusedError, sniff
+from pipelines.core.progress import progress
 
 MAX_THREADS = 8  # beyond this the interpreter lock is the limit
 FILES_A_TASK = 32
@@ -45,9 +45,9 @@ def look_at_all(paths: Sequence[str], max_pixels: int, known: Set[str], store: I
     batches = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS))
     try:
-        with tqdm(total=len(paths), desc="collect", unit="image", disable=None) as bar:
+        with progress(len(paths), "collect") as tell:
             for done in pool.map(lambda batch: look_at_batch(batch, max_pixels, known, store.put), batches):
-                bar.update(len(done))
+                tell(len(done))
                 yield done
     finally:
         pool.shutdown(cancel_futures=True)

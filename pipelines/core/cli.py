@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import select
 import sys
@@ -63,6 +64,7 @@ def stage_main(prog: str, work: Callable[[argparse.Namespace], int | None], path
     for name, text in paths.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     args = parser.parse_args()
+    gc.freeze()  # what the imports made stays: the collector need not look through it again and again
     sys.exit(run_guarded(lambda: work(args)))
 
 

@@ -83,7 +83,7 @@ def _canonical(path: Path, work: Path | None) -> pl.DataFrame | None:
     if parsed is None:
         return None
     new = new.with_columns(parsed.select(list(ANNOTATIONS_SCHEMA)))
-    found = pl.concat([known, new])
+    found = pl.concat([known, new], rechunk=True)
     if len(found) != len(lines):
         found = found.join(lines, "line", "semi", maintain_order="left")
     if memory.is_bulky(len(known) + len(new), len(lines)):

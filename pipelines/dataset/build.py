@@ -12,7 +12,7 @@ import polars as pl
 from pipelines.core.errors import ClassContractError, DataError, listed
 from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns, rounded_floats
 from pipelines.core.slices import SliceLimits
-from pipelines.core.tables import BOXES, SAMPLES_SCHEMA, jsonl_bytes
+from pipelines.core.tables import SAMPLES_SCHEMA, jsonl_bytes
 from pipelines.core.types import LABELED_SPLITS, SPLITS, Split
 from pipelines.dataset.assignments import ASSIGNMENTS_SCHEMA, Assignment
 from pipelines.dataset.balance import Load
@@ -92,16 +92,17 @@ def build_dataset(
     found = items_from_manifest(manifest, frozenset(leave_out), limits)
     if use_given and found.given_twice:
         raise given_twice_error(found.given_twice)
-    labels = annotations.unique("image_id", keep="last")
-    items = _with_labels(found.items, labels).join(history.select("image_id", pl.col("split").alias("past")), "image_id", "left")
-    items = items.with_columns(waits=pl.col("usable") & pl.col("past").is_null()).sort("image_id")
+    labels = annotations if annotations["image_id"].n_unique() == len(annotations) else annotations.unique("image_id", keep="last")
+    past = history.select("image_id", pl.col("split").alias("past"))
+    items = _with_labels(found.items.sort("image_id"), labels).join(past, "image_id", "left", maintain_order="left")
+    items = items.with_columns(waits=pl.col("usable") & pl.col("past").is_null())
     items = items.with_columns(settled=settled(items, use_given))
-    plan = _plan(items, history, classes, fractions, use_given, seed)
+    plan = _plan(items, labels["boxes"], history, classes, fractions, use_given, seed)
     dealt = pl.DataFrame({"image_id": list(plan.side_of), "dealt": list(plan.side_of.values())}, schema={"image_id": pl.String, "dealt": pl.String})
     items = items.join(dealt, "image_id", "left", maintain_order="left").with_columns(
         split=pl.when(~pl.col("usable")).then(pl.lit("pool")).when(pl.col("settled")).then(pl.col("past")).otherwise(pl.col("dealt"))
     )
-    samples = _samples(items.filter(~pl.col("misfit") & pl.col("split").is_not_null()))
+    samples = _samples(items.filter(~pl.col("misfit") & pl.col("split").is_not_null()), labels["boxes"])
     labeled = samples.filter(pl.col("split") != "pool")
     require_no_leak(labeled)
     if not (samples["split"] == "train").any():
@@ -125,7 +126,7 @@ def build_dataset(
     return Dataset(
         samples=samples,
         boxes=_boxes(samples),
-        left=pl.concat([_samples(cross), _samples(left_out)]),
+        left=pl.concat([_samples(part, labels["boxes"]) for part in (cross, left_out)]),
         plan=plan,
         assignments=_with_new(history, plan.assignments),
         origin_of=dict(pl.concat([part.select("image_id", "origin") for part in (_named(items, named), found.left_out)]).iter_rows()),
@@ -145,21 +146,33 @@ def split_lines(dataset: Dataset, split: Split) -> bytes:
 
 
 def _with_labels(items: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
-    """`items` with `boxes`, `label_state`, whether the label fits the image's size (`misfit`), and whether the image has a `usable` one."""
-    of_label = labels.select("image_id", "boxes", label_state="state", label_width="width_px", label_height="height_px")
-    table = items.join(of_label, "image_id", "left", maintain_order="left")
+    """`items` with `label_row` and `label_state`, whether the label fits the image's size (`misfit`), and whether the image has a `usable` one.
+
+    Boxes stay where they are: rows of them are moved when all is decided, not at each step.
+    """
+    columns = {"label_state": "state", "label_width": "width_px", "label_height": "height_px"}
+    table = items.join(labels.select("image_id", **columns).with_row_index("label_row"), "image_id", "left", maintain_order="left")
     misfit = (pl.col("label_width") != pl.col("width_px")) | (pl.col("label_height") != pl.col("height_px"))
     table = table.with_columns(misfit=pl.col("label_state").is_not_null() & misfit.fill_null(value=True))
     return table.with_columns(usable=pl.col("label_state").is_in(IN_DATASET).fill_null(value=False) & ~pl.col("misfit"))
 
 
 def _plan(
-    items: pl.DataFrame, history: pl.DataFrame, classes: Sequence[str], fractions: Mapping[Split, float], use_given: bool, seed: int
+    items: pl.DataFrame,
+    boxes: pl.Series,
+    history: pl.DataFrame,
+    classes: Sequence[str],
+    fractions: Mapping[Split, float],
+    use_given: bool,
+    seed: int,
 ) -> SplitPlan:
-    """The plan for what is not settled."""
+    """The plan for what is not settled; `boxes` are those of all labels."""
     open_ = items.filter(~pl.col("settled"))
-    rows = open_.rename({"label_state": "state"}).with_columns(annotators=pl.lit([]), annotation_ids=pl.lit([]), annotated_at=pl.lit(None))
-    labels = [annotation_from_row(row) for row in rows.filter("usable").iter_rows(named=True)]
+    labeled = open_.filter("usable")
+    rows = labeled.rename({"label_state": "state"}).with_columns(
+        boxes.gather(labeled["label_row"]).alias("boxes"), annotators=pl.lit([]), annotation_ids=pl.lit([]), annotated_at=pl.lit(None)
+    )
+    labels = [annotation_from_row(row) for row in rows.iter_rows(named=True)]
     past = history.join(open_, "image_id", "semi")
     return plan_split(
         [item_from_row(row) for row in open_.iter_rows(named=True)],
@@ -169,22 +182,23 @@ def _plan(
         fractions,
         use_given=use_given,
         seed=seed,
-        settled=_loads(items.filter("settled", "usable")),
+        settled=_loads(items.filter("settled", "usable"), box_columns(boxes).select("row", "class")),
     )
 
 
-def _loads(items: pl.DataFrame) -> dict[Split, Load]:
-    """What the settled images bring to their sides."""
+def _loads(items: pl.DataFrame, boxes: pl.DataFrame) -> dict[Split, Load]:
+    """What the settled images bring to their sides; `boxes` have `row`, that of their label, and `class`."""
+    sides = {side: items.filter(pl.col("past") == side) for side in LABELED_SPLITS}
     return {
         side: Load(
             images=len(part),
             empty=int((part["label_state"] == "verified_empty").sum()),
-            boxes=counts(box_columns(part["boxes"])["class"]),
+            boxes=counts(boxes.join(part.select(pl.col("label_row").cast(pl.Int64).alias("row")), "row", "semi")["class"]),
             sources=counts(part["source"]),
             lights=counts(part["light"]),
         )
-        for side in LABELED_SPLITS
-        if len(part := items.filter(pl.col("past") == side))
+        for side, part in sides.items()
+        if len(part)
     }
 
 
@@ -193,10 +207,11 @@ def counts(values: pl.Series) -> dict[str, int]:
     return dict(values.value_counts().sort(values.name).iter_rows())
 
 
-def _samples(items: pl.DataFrame) -> pl.DataFrame:
+def _samples(items: pl.DataFrame, boxes: pl.Series) -> pl.DataFrame:
+    """The rows of `Dataset.samples`; `boxes` are those of all labels."""
     labeled = pl.col("usable")
     return items.select(
-        pl.when(labeled).then("boxes").otherwise(pl.lit([], BOXES)).alias("boxes"),
+        boxes.gather(items.select(pl.when(labeled).then("label_row"))["label_row"]).fill_null([]).alias("boxes"),
         "brightness",
         "captured_at",
         scoped_group().alias("scoped"),

@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.core.errors import DataError, DetloopError, MissingInputError
 from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
+from pipelines.core.progress import progress
 from pipelines.core.tables import read_parquet, read_parquets, write_parquet
 
 THUMBNAIL_PX = 48
@@ -93,11 +93,11 @@ class Looks:
         if len(self.places) > 2 * len(samples) + _SEGMENT_ROWS or self._segments > _MAX_SEGMENTS:
             self._forget_others(samples)
         new = samples.join(self.places, "image_id", "anti").sort("image_id")
-        with ThreadPool(os.cpu_count() or 1) as pool, tqdm(total=len(new), desc="leak gate", unit="image", disable=None) as bar:
+        with ThreadPool(os.cpu_count() or 1) as pool, progress(len(new), "leak gate") as tell:
             for part in new.iter_slices(_SEGMENT_ROWS):  # decoding leaves Python's lock alone
                 made = pool.map(lambda row: thumbnail_of(raw / row[0], (row[1], row[2])), part.select("path", "width_px", "height_px").iter_rows())
                 self.add(part["image_id"], made)
-                bar.update(len(part))
+                tell(len(part))
 
     def add(self, image_ids: pl.Series, thumbnails: Sequence[bytes]) -> None:
         """Keep the thumbnails of new images."""
