@@ -76,6 +76,7 @@ def test_later_runs_add_remove_and_judge_anew_as_a_first_run_would(tmp_path: Pat
     (inbox / "cam0/twin.jpg").write_bytes(jpeg(2))  # stands before the file that was kept until now
     (tmp_path / "out/raw/images/zz").mkdir()
     (tmp_path / "out/raw/images/zz/.half.tmp").write_bytes(b"left by a killed run")
+    Path(os.fsdecode(b"%s/out/raw/images/zz/\xff.jpg" % os.fsencode(tmp_path))).write_bytes(b"no name that is text")
     (tmp_path / "out/raw/.manifest.parquet.x.tmp").write_bytes(b"left by a killed run")
     metrics = collect(tmp_path / "out", inbox)
     assert metrics["exact_duplicates"] == [{"origin": "cam1/2.jpg", "duplicate_of": "cam0/twin.jpg"}]

@@ -103,8 +103,9 @@ def collect(inbox: Inbox, raw: Path, work: Path, wishes: Wishes, earlier: Set[st
 
 
 def _store_missing(table: pl.DataFrame, inbox: Inbox, store: ImageStore) -> None:
-    stored = pl.DataFrame({"path": list(store.sizes), "stored": list(store.sizes.values())}, schema={"path": pl.String, "stored": pl.Int64})
-    missing = table.filter(pl.col("path").is_not_null()).join(stored, on="path", how="left").filter(pl.col("stored").ne_missing(pl.col("bytes")))
+    kept = table.filter(pl.col("path").is_not_null())
+    stored = pl.Series([store.sizes.get(path) for path in kept["path"]], dtype=pl.Int64)  # not joined: names of strays may be no text
+    missing = kept.filter(stored.ne_missing(kept["bytes"]))
     for relative, image_id, path in zip(missing["path"], missing["image_id"], inbox.paths(missing), strict=True):
         store.put_file(relative, path, image_id)
 

@@ -122,6 +122,13 @@ def jsonl_bytes(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def lines_bytes(lines: pl.Series) -> bytes:
+    """Lines of text as a file holds them."""
+    buffer = io.BytesIO()
+    lines.to_frame().write_csv(buffer, include_header=False, quote_style="never")
+    return buffer.getvalue()
+
+
 def read_jsonl_table(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame | None:
     """The canonical JSON lines of a file as a table with the columns of `schema`; None where a line is not exactly what `jsonl_bytes` writes.
 

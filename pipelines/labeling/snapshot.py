@@ -11,10 +11,10 @@ import polars as pl
 
 from pipelines.core import boxes, records, types
 from pipelines.core.errors import counted
-from pipelines.core.io import code_key, sha256_bytes, write_bytes, write_metrics, write_text
+from pipelines.core.io import code_key, sha256_bytes, write_bytes, write_metrics
 from pipelines.core.params import LabelingParams, Params
 from pipelines.core.records import read_annotations, read_manifest
-from pipelines.core.tables import jsonl_bytes
+from pipelines.core.tables import jsonl_bytes, lines_bytes
 from pipelines.core.types import Annotation
 from pipelines.formats import labelstudio, reading
 from pipelines.labeling import agreement, memory, opinions, people, prelabel_accounts, resolve, summary
@@ -97,7 +97,7 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
         require_few_lost(last_snapshot(paths), synced.annotations, rules.max_loss_fraction)
     write_bytes(paths.issues, jsonl_bytes(synced.issue_table))
     write_metrics(paths.metrics, synced.metrics)
-    write_text(paths.annotations, synced.lines.str.join("\n").item() + "\n" if len(synced.lines) else "")
+    write_bytes(paths.annotations, lines_bytes(synced.lines))
     states = synced.metrics["states"]
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "

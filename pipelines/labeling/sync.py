@@ -69,11 +69,11 @@ def sync(
     units = units.with_columns(pl.col("fact").fill_null(_UNKNOWN)).with_columns(key=pl.concat_str("says", pl.lit(" "), "fact"))
     new = units.join(memory.outcomes, "key", "anti")
     _judge_new(new, said, sources, policies, how, consensus_iou, memory)
-    outcomes = memory.outcomes.join(units.select("key"), "key", "semi").sort("image_id")
+    outcomes = memory.outcomes.join(units.select("key"), "key", "semi")
     issues = _sorted(sources, memory.issues.join(units.select("key"), "key", "semi", maintain_order="left"))
     memory.forget_others(units["key"])
     metrics = summarize(sources, outcomes, issues, kept.select("image_id", "origin"), classes)
-    return Synced(outcomes["line"].drop_nulls(), issues, metrics)
+    return Synced(outcomes.select("image_id", "line").drop_nulls("line").sort("image_id")["line"], issues, metrics)
 
 
 def _facts(images: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
