@@ -1,10 +1,11 @@
 """100,000 small labeled images, then 1,000 more: collect, label_sync and dataset the first time and after, and a repro of nothing.
 
-Usage: python benchmarks/scale.py [--images 100000] [--add 1000] [--work build/scale]
+Usage: python benchmarks/scale.py [--images 100000] [--add 1000] [--side 64] [--work build/scale]
 
 `increment`: seconds of the three stages after the addition over those of the first run, each stage a process of its own, as `dvc repro` starts it;
 `increment_cpu`: the same of processor seconds, which work beside it changes less.
 `noop_repro_s`: a `dvc repro dataset` that has nothing to do. `peak_rss_mb`: the most memory that any of the stages held.
+Images of another side than 64 pixels are told beside those, under `side_N`; the ratios are those of 64 pixels, where old files weigh most.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,19 +38,19 @@ FOLDER_IMAGES = 1000
 CLASSES = ("bolt", "nut", "washer")
 
 
-def add_images(project: Path, first: int, last: int) -> None:
-    """Images `first` to `last` - 1 into the inbox, each a scene of its own, and a label file for them."""
+def add_images(project: Path, first: int, last: int, side_px: int) -> None:
+    """Square images `first` to `last` - 1 into the inbox, each a scene of its own, and a label file for them."""
     rows = []
     for number in range(first, last):
         rng = np.random.default_rng(number)
-        scene = cv2.resize(rng.integers(20, 230, (6, 8, 3), dtype=np.uint8), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC)
+        scene = cv2.resize(rng.integers(20, 230, (6, 8, 3), dtype=np.uint8), (side_px, side_px), interpolation=cv2.INTER_CUBIC)
         content = cv2.imencode(".jpg", scene, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
         path = project / "data/inbox/camera" / f"{number // FOLDER_IMAGES:04d}" / f"{number:07d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        left, top = rng.integers(0, SIDE_PX // 2, 2).tolist()
+        left, top = rng.integers(0, side_px // 2, 2).tolist()
         box = Box(CLASSES[number % 3], (left, top, left + 20, top + 20))
-        rows.append(row_from_annotation(Annotation(sha256_bytes(content), "labeled", SIDE_PX, SIDE_PX, (box,), "people")))
+        rows.append(row_from_annotation(Annotation(sha256_bytes(content), "labeled", side_px, side_px, (box,), "people")))
     write_jsonl(project / "data/label_sources" / f"from-{first}.jsonl", rows)
 
 
@@ -84,31 +85,25 @@ def repro_s(project: Path) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Measure, print one JSON object, write it to results/."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--add", type=int, default=1000)
-    parser.add_argument("--work", type=Path, default=Path("build/scale"))
-    args = parser.parse_args()
-    project = args.work.resolve()
+def measured(project: Path, images: int, add: int, side_px: int) -> dict[str, Any]:
+    """All figures, of a project that is made anew."""
     shutil.rmtree(project, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "pipelines.cli", "new", str(project)], env=environment(ROOT), check=True, capture_output=True)
-    add_images(project, 0, args.images)
+    subprocess.run([sys.executable, "-m", "pipelines.cli", "new", str(project)], cwd=ROOT, env=environment(ROOT), check=True, capture_output=True)
+    add_images(project, 0, images, side_px)
     for name in BEFORE:
         run_stage(project, name)
     time.sleep(3)  # files of the last two seconds are read again, which is no cost of the addition
     first = {name: run_stage(project, name) for name in STAGES}
-    add_images(project, args.images, args.images + args.add)
+    add_images(project, images, images + add, side_px)
     time.sleep(3)
     second = {name: run_stage(project, name) for name in STAGES}
     first_repro = repro_s(project)
     noop = repro_s(project)
     runs = (first, second)
     wall_s, cpu_s = ([sum(getattr(cost, kind) for cost in run.values()) for run in runs] for kind in ("wall_s", "cpu_s"))
-    result = {
-        "images": args.images,
-        "added": args.add,
+    return {
+        "images": images,
+        "added": add,
         "first_s": {name: cost.wall_s for name, cost in first.items()},
         "after_addition_s": {name: cost.wall_s for name, cost in second.items()},
         "first_cpu_s": {name: cost.cpu_s for name, cost in first.items()},
@@ -118,6 +113,22 @@ def main() -> None:
         "peak_rss_mb": max(cost.peak_mb for run in runs for cost in run.values()),
         "ratios": {"increment": wall_s[1] / wall_s[0], "increment_cpu": cpu_s[1] / cpu_s[0]},
     }
+
+
+def main() -> None:
+    """Measure, print one JSON object, write it to results/ beside what was measured with other sides."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--add", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=SIDE_PX)
+    parser.add_argument("--work", type=Path, default=Path("build/scale"))
+    args = parser.parse_args()
+    found = measured(args.work.resolve(), args.images, args.add, args.side)
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if args.side == SIDE_PX:
+        result = {**found, **{key: value for key, value in before.items() if key.startswith("side_")}}
+    else:
+        result = {**before, f"side_{args.side}": found}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
