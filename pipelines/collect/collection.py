@@ -46,7 +46,7 @@ class Collection:
 
     def remove_strays(self) -> int:
         """Remove images that the table does not keep; returns how many."""
-        return self.store.keep_only(set(self.table["path"].drop_nulls()))
+        return self.store.keep_only(set(self.table["path"].drop_nulls().to_list()))
 
     def forget_others(self) -> None:
         """Let the cache forget files that are gone; the last to be called, since `thumbnails` end with it."""
@@ -104,7 +104,7 @@ def collect(inbox: Inbox, raw: Path, work: Path, wishes: Wishes, earlier: Set[st
 
 def _store_missing(table: pl.DataFrame, inbox: Inbox, store: ImageStore) -> None:
     kept = table.filter(pl.col("path").is_not_null())
-    stored = pl.Series([store.sizes.get(path) for path in kept["path"]], dtype=pl.Int64)  # not joined: names of strays may be no text
+    stored = pl.Series([store.sizes.get(path) for path in kept["path"].to_list()], dtype=pl.Int64)  # not joined: names of strays may be no text
     missing = kept.filter(stored.ne_missing(kept["bytes"]))
     for relative, image_id, path in zip(missing["path"], missing["image_id"], inbox.paths(missing), strict=True):
         store.put_file(relative, path, image_id)
@@ -117,7 +117,7 @@ def _look_at_new(inbox: Inbox, cache: Cache, store: ImageStore, max_pixels: int,
     new = stamped.filter(pl.col("unopened").is_null() & ~pl.col("image_id").is_in(measured.implode()).fill_null(value=False))
     looked: list[tuple[str | None, int | None, str | None]] = []
     waiting: dict[str, Looked] = {}
-    for batch in look(inbox.paths(new), max_pixels, set(measured) if len(new) else set(), store):
+    for batch in look(inbox.paths(new), max_pixels, set(measured.to_list()) if len(new) else set(), store):
         looked += [(item.image_id, item.bytes, item.refused) for item in batch]
         waiting.update({item.image_id: item for item in batch if item.image_id is not None and _lasts(item)})
         if len(waiting) >= _SEGMENT_ROWS:

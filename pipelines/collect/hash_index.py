@@ -46,8 +46,12 @@ def candidate_pairs(hashes: Hashes, radius_bits: int, fresh: NDArray[np.bool_] |
     bands = _bands(radius_bits)
     for number, band in enumerate(bands):
         keys = band.keys(hashes)
-        order = np.argsort(keys, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=1 << band.bits))])
+        is_asked_for = np.zeros(1 << band.bits, dtype=bool)
+        for flip in band.flips:
+            is_asked_for[keys[queries] ^ flip] = True
+        there = np.flatnonzero(is_asked_for[keys])
+        order = there[np.argsort(keys[there], kind="stable")]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(keys[there], minlength=1 << band.bits))])
         asking = queries[np.argsort(keys[queries], kind="stable")]  # neighbours in memory are asked for together
         for flip in band.flips:
             wanted = keys[asking] ^ flip

@@ -5,7 +5,6 @@ The lines are in git (data/splits/rounds.jsonl), since DVC removes the outputs o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,13 @@ Counts = dict[str, int]
 def profile(dataset: Dataset) -> dict[str, Any]:
     """What a round is compared by: images of each side, and over all three boxes by class and size, images by source, brightness and state."""
     samples = dataset.samples.filter(pl.col("split") != "pool")
-    bins = np.digitize(dataset.boxes["side_px"].to_numpy(), BOX_SIDE_EDGES_PX[1:])
+    bins = np.bincount(np.digitize(dataset.boxes["side_px"].to_numpy(), BOX_SIDE_EDGES_PX[1:]), minlength=len(BOX_SIDE_EDGES_PX))
     step = (samples["brightness"] // BRIGHTNESS_STEP).cast(pl.Int64) * BRIGHTNESS_STEP
     images = counts(samples["split"])
     return {
         "images": {split: images.get(split, 0) for split in LABELED_SPLITS},
         "boxes_by_class": counts(dataset.boxes["class"]),
-        "boxes_by_side_px": _counts(str(BOX_SIDE_EDGES_PX[index]) for index in bins.tolist()),
+        "boxes_by_side_px": dict(sorted((str(edge), count) for edge, count in zip(BOX_SIDE_EDGES_PX, bins.tolist(), strict=True) if count)),
         "images_by_source": counts(samples["source"]),
         "images_by_brightness": counts(step.cast(pl.String)),
         "images_by_state": counts(samples["state"]),
@@ -88,7 +87,3 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 def dataset_hash(files: Mapping[str, bytes]) -> str:
     """One hash of the dataset's files."""
     return sha256_bytes(canonical_json({name: sha256_bytes(content) for name, content in sorted(files.items())}).encode())
-
-
-def _counts(names: Any) -> Counts:
-    return dict(sorted(Counter(names).items()))

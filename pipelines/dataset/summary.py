@@ -34,12 +34,12 @@ def dataset_card(dataset: Dataset, classes: Sequence[str], drift: Mapping[str, A
     }
 
 
-def dataset_metrics(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float], explained: Sequence[Lookalikes]) -> dict[str, Any]:
+def dataset_metrics(dataset: Dataset, card: Mapping[str, Any], fractions: Mapping[Split, float], explained: Sequence[Lookalikes]) -> dict[str, Any]:
     """The stage's metrics: what is where, and by name what was left out; `explained` are the images that those left out look like."""
     labeled = sum(len(dataset.of(split)) for split in LABELED_SPLITS)
     return {
-        "class_hash": class_hash(classes),
-        "splits": {split: _counts(dataset, split, classes) for split in SPLITS},
+        "class_hash": card["class_hash"],
+        "splits": card["splits"],
         "fractions": {
             split: {"wanted": fractions[split], "reached": len(dataset.of(split)) / labeled if labeled else 0.0} for split in LABELED_SPLITS
         },
@@ -59,7 +59,7 @@ def dataset_metrics(dataset: Dataset, classes: Sequence[str], fractions: Mapping
         "annotations_without_image": _listing(dataset.orphans),
         "given_split_overruled": _listing(dataset.plan.overruled),
         "left_out": _left_out(dataset, explained),
-        "warnings": _warnings(dataset, classes, fractions),
+        "warnings": _warnings(dataset, card["classes"], fractions),
     }
 
 
