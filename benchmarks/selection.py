@@ -1,13 +1,13 @@
 """What to label next, simulated on BCCD: AP50 on test against labeled boxes, for random images, uncertain images, and detloop's selection.
 
-Usage: python benchmarks/selection.py [--seeds 3] [--rounds 3] [--start 32] [--boxes 400] [--epochs 120] [--work build/selection]
+Usage: python benchmarks/selection.py [--seeds 3] [--rounds 2] [--start 32] [--boxes 400] [--first-epochs 180] [--epochs 45] [--imgsz 192] [--work …]
 
-All three begin with the same `--start` random train images; the labels of the rest are hidden. In each round the pipeline trains on what is labeled
-and predicts on the rest, each way of choosing takes images until `--boxes` more boxes are labeled (people are paid by the box), and their true labels
-are shown.
+All three begin with the same model, trained from scratch on the same `--start` random train images; the labels of the rest are hidden. In each round
+each way of choosing takes images until `--boxes` more boxes are labeled (people are paid by the box), their true labels are shown, and the pipeline
+fine-tunes its last model on all that is labeled and predicts on the rest: so the ways differ by the images that they chose, not by another start.
 
 With fewer first images or epochs the first model sees nothing yet (16 images, 35 epochs: AP50 0), and no choice is better than another. What is there
-in the work folder is not made again. A full run takes hours on two cores.
+in the work folder is not made again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bccd_project import ROOT, project_with_dataset, run, write_params
+from bccd_project import PARAMS, ROOT, project_with_dataset, run, write_params
 
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import ground_truth, read_detections, read_features, read_samples, write_samples
@@ -38,11 +38,13 @@ METHODS = ("random", "uncertainty", "detloop")
 VAL_EVERY = 4
 
 
-def model_round(folder: Path, params: Path, project: Path, labeled: Sequence[Sample], pool: Sequence[Sample]) -> Path:
-    """Train on `labeled` and predict on everything, by the pipeline's stages; the folder of the predictions."""
+def model_round(folder: Path, train: dict[str, Any], project: Path, labeled: Sequence[Sample], pool: Sequence[Sample]) -> Path:
+    """Train on `labeled`, with these values of section train, and predict on everything, by the pipeline's stages; the folder of the predictions."""
     predictions = folder / "predictions"
     if not predictions.is_dir():
         source = project / "data" / "dataset"
+        folder.mkdir(parents=True, exist_ok=True)
+        params = write_params(folder / "params.yaml", {"train": train})
         write_samples(folder / "dataset" / "train.jsonl", labeled)
         write_samples(folder / "dataset" / "pool.jsonl", [replace(item, boxes=(), state=None) for item in pool])
         write_samples(folder / "dataset" / "val.jsonl", read_samples(source / "val.jsonl")[::VAL_EVERY])
@@ -86,17 +88,19 @@ def order_of(method: str, predictions: Path, folder: Path, labeled: Sequence[Sam
     return first + [place for place in range(len(pool)) if place not in set(first)]
 
 
-def simulate(method: str, seed: int, args: argparse.Namespace, project: Path, params_path: Path) -> list[tuple[int, float]]:
+def simulate(method: str, seed: int, args: argparse.Namespace, project: Path) -> list[tuple[int, float]]:
     """Labeled boxes and AP50 after each round."""
-    params = load_params(params_path)
+    params = load_params(PARAMS)
     everything = read_samples(project / "data" / "dataset" / "train.jsonl")
     start = set(np.random.default_rng(seed).permutation(len(everything))[: args.start].tolist())
     labeled = [item for place, item in enumerate(everything) if place in start]
     pool = [item for place, item in enumerate(everything) if place not in start]
     curve = []
+    train = {"epochs": args.first_epochs, "patience": args.first_epochs, "imgsz": args.imgsz, "seed": seed}
     for number in range(args.rounds + 1):
         folder = args.work / f"seed-{seed}" / ("start" if number == 0 else f"{method}-{number}")
-        predictions = model_round(folder, params_path, project, labeled, pool)
+        predictions = model_round(folder, train, project, labeled, pool)
+        train |= {"model": str(folder / "model.pt"), "epochs": args.epochs, "patience": args.epochs}
         curve.append((sum(len(item.boxes) for item in labeled), round(ap50(predictions, folder, params.class_names), 4)))
         print(f"seed {seed} {method} round {number}: {len(labeled)} images, {curve[-1][0]} boxes, AP50 {curve[-1][1]}", file=sys.stderr, flush=True)
         taken: set[int] = set()
@@ -119,17 +123,16 @@ def mean_ap50(curve: Sequence[tuple[int, float]], low: float, high: float) -> fl
 def main() -> None:
     """Measure, print one JSON object, write it to results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("seeds", 3), ("rounds", 3), ("start", 32), ("boxes", 400), ("epochs", 120)):
+    for name, value in (("seeds", 3), ("rounds", 2), ("start", 32), ("boxes", 400), ("first-epochs", 180), ("epochs", 45), ("imgsz", 192)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "selection")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     project = project_with_dataset(args.work)
-    params = write_params(args.work / "params.yaml", {"train": {"epochs": args.epochs, "patience": args.epochs}})
     curves: dict[str, list[list[tuple[int, float]]]] = {method: [] for method in METHODS}
     for seed in range(args.seeds):
         for method in METHODS:
-            curves[method].append(simulate(method, seed, args, project, params))
+            curves[method].append(simulate(method, seed, args, project))
     summary: dict[str, Any] = {}
     for method in METHODS:
         means = []
@@ -140,7 +143,7 @@ def main() -> None:
         summary[method] = {"mean_AP50_over_boxes": round(float(np.mean(means)), 4), "by_seed": [round(value, 4) for value in means]}
     base = summary["random"]["mean_AP50_over_boxes"]
     result = {
-        **{name: getattr(args, name) for name in ("seeds", "rounds", "start", "boxes", "epochs")},
+        **{name: getattr(args, name) for name in ("seeds", "rounds", "start", "boxes", "first_epochs", "epochs", "imgsz")},
         **summary,
         "curves": curves,
         "ratios": {f"{method}_vs_random": round(summary[method]["mean_AP50_over_boxes"] / base, 4) if base else None for method in METHODS[1:]},

@@ -2,8 +2,8 @@
 
 Two things make a change uncertain: which images the test set happens to hold (a paired bootstrap, `pipelines.evaluation.bootstrap`), and which seed
 each of the two trainings happened to have (`pipelines.evaluation.seeds`, where it was measured). Their draws are added. The interval of the whole set
-holds by itself; those of classes and slices hold all together (the quantile is that of the largest standardised deviation among them), so that a test
-set with many slices does not reject by chance.
+holds by itself; those of all classes hold together, and those of all slices (the quantile is that of the largest standardised deviation among them),
+so that a test set with many classes or slices does not reject by chance, and its slices do not hide what a class lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Detections, GroundTruth, Sample
 from pipelines.evaluation.bootstrap import average_precision, group_weights
 from pipelines.evaluation.coco import MatchTable, match_tables
-from pipelines.evaluation.seeds import IMAGE_SD, Figures, Spread
+from pipelines.evaluation.seeds import CLASS, IMAGE_SD, Figures, Spread
 
 WHOLE = "all"
 METRICS = ("AP", "AP50")
@@ -72,7 +72,7 @@ def parts_of(samples: Sequence[Sample], classes: Sequence[str], limits: SliceLim
     """The whole set, each class (`class=…`), and the slices by source, brightness and box size, as `evaluate` names them."""
     everything, every_class = np.ones(len(samples), bool), tuple(range(len(classes)))
     parts = [Part(WHOLE, every_class, everything)]
-    parts += [Part(f"class={name}", (index,), everything) for index, name in enumerate(classes)]
+    parts += [Part(f"{CLASS}{name}", (index,), everything) for index, name in enumerate(classes)]
     for title, values in (
         ("source", [sample.source for sample in samples]),
         ("brightness", [limits.brightness(sample.brightness) for sample in samples]),
@@ -130,7 +130,7 @@ def differences(
     high: dict[str, dict[str, float | None]] = {part.name: {} for part in parts}
     for metric in METRICS:
         noise = _seed_noise([part.name for part in parts], spread, metric, resampling.resamples, rng)
-        for together in ([part.name for part in parts[:1]], [part.name for part in parts[1:]]):
+        for together in _families([part.name for part in parts]):
             draws = {name: new[name][metric] - old[name][metric] for name in together}
             for name, (below, above) in _intervals(draws, noise, judged, resampling.confidence).items():
                 low[name][metric], high[name][metric] = below, above
@@ -169,6 +169,12 @@ def training_figures(
             for training, value, sd in zip(result, values[:, 0], distance_sd, strict=True):
                 training[part.name] |= {metric: _value(value), IMAGE_SD.format(metric): _value(sd)}
     return list(result)
+
+
+def _families(names: Sequence[str]) -> list[list[str]]:
+    """The parts whose intervals hold together: the whole set, the classes, the slices."""
+    classes = [name for name in names if name.startswith(CLASS)]
+    return [[WHOLE], classes, [name for name in names if name != WHOLE and name not in classes]]
 
 
 def _weights(samples: Sequence[Sample], resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
