@@ -36,6 +36,8 @@ RADIUS_BITS = 6
 def make_photos(photos: Path, folder: Path, count: int) -> None:
     """Fill `folder` with `count` different JPEGs of about the size in bytes of the originals."""
     originals = sorted(photos.glob("*.jpg"))
+    if not originals:
+        sys.exit(f"{photos} has no *.jpg: name a folder of photos")
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
