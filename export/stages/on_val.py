@@ -24,8 +24,6 @@ from pipelines.core.types import Detections, GroundTruth, Sample
 from pipelines.evaluation.coco import coco_metrics
 from pipelines.evaluation.thresholds import nearest_good_threshold, score_curves
 
-F1_SLACK = 0.005  # F1 that a threshold may give away to stay near float32's
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -104,12 +102,15 @@ class ValGate:
         return found
 
     def _thresholds(self, found: dict[str, list[Detections]]) -> dict[str, float]:
-        """One for each class, fitted to all runners together, no further from float32's than F1 asks for."""
+        """One for each class, fitted to all runners together, no further from float32's than F1 asks for beyond its noise on so many labels."""
         classes = self.params.class_names
         everything = [item for items in found.values() for item in items]
         curves = score_curves(self.truth * len(found), everything, len(classes))
         floor = self.params.evaluate.min_score
-        return {name: nearest_good_threshold(curve, floor, self.thresholds[name], F1_SLACK) for name, curve in zip(classes, curves, strict=True)}
+        return {
+            name: nearest_good_threshold(curve, floor, self.thresholds[name], max(curve.boxes // len(found), 1))
+            for name, curve in zip(classes, curves, strict=True)
+        }
 
 
 def val_gate(samples: Sequence[Sample], raw: Path, params: Params, fp32: bytes, thresholds: dict[str, float]) -> ValGate:

@@ -99,11 +99,12 @@ def best_threshold(curve: ScoreCurve, min_score: float) -> Threshold:
     return Threshold(_middle(below, float(score[best])))
 
 
-def nearest_good_threshold(curve: ScoreCurve, min_score: float, wanted: float, slack: float) -> float:
-    """The threshold nearest to `wanted` whose F1 is at most `slack` below the best one from `min_score` up.
+def nearest_good_threshold(curve: ScoreCurve, min_score: float, wanted: float, labels: int) -> float:
+    """The threshold nearest to `wanted` whose F1 is within one standard error of the best one from `min_score` up.
 
     `wanted` itself where nothing can be measured, or where it is good enough; else the middle of the nearest interval that is. F1 over the threshold
-    is flat near its top, so the best one alone jumps about with the noise of a few scores.
+    is flat near its top, so the best one alone jumps about with the noise of a few scores: the one-standard-error rule of Breiman et al.,
+    "Classification and Regression Trees" (1984), with F1 taken for a proportion of `labels`, the independent ones among the curve's boxes.
     """
     usable = curve.score >= min_score
     score, hit = curve.score[usable], curve.hit[usable]
@@ -113,7 +114,8 @@ def nearest_good_threshold(curve: ScoreCurve, min_score: float, wanted: float, s
     f1 = 2 * np.cumsum(hit)[last_of_score] / (last_of_score + 1 + curve.boxes)
     upper = score[last_of_score]
     lower = np.append(upper[1:], min_score)
-    good = f1 >= f1.max() - slack
+    best = float(f1.max())
+    good = f1 >= best - np.sqrt(best * (1 - best) / labels)
     inside = good & (lower < wanted) & (wanted <= upper)
     if inside.any():
         return wanted
