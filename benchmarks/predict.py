@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 from export.bundle.in_order import in_order  # noqa: E402
 from export.bundle.reader import detect_shown, load_bundle, open_fastest  # noqa: E402
 from export.runners.detect import detect  # noqa: E402
-from pipelines.core.images import Decoded, read_for, reduction_for, use_one_thread_a_call  # noqa: E402
+from pipelines.core.images import REDUCED_FLAGS, Decoded, read_for, reduction_for, use_one_thread_a_call  # noqa: E402
 from pipelines.core.params import load_params  # noqa: E402
 from pipelines.core.records import read_samples  # noqa: E402
 from pipelines.core.types import Detections, GroundTruth, Sample  # noqa: E402
@@ -121,7 +121,7 @@ class Bare:
     def _flag(self, file: Path) -> int:
         """OpenCV's, of a JPEG."""
         factor = 1 if self._contract.decode_to_wh is None else reduction_for(read_for(file, None).original_wh, self._contract.decode_to_wh)
-        return {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
+        return REDUCED_FLAGS[factor]
 
 
 class Theirs:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runners.detect import model_input
 from pipelines.core.boxes import area
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, LeakError, listed
-from pipelines.core.images import Decoded, apply_letterbox, letterbox_for, tensor_from_letterboxed
+from pipelines.core.images import Decoded
 from pipelines.core.io import canonical_json, sha256_bytes
 from pipelines.core.slices import SIZES, SliceLimits
 from pipelines.core.types import Sample
@@ -103,6 +104,4 @@ def calibration_key(model_sha256: str, record: str, versions: Mapping[str, str])
 def calibration_batches(samples: Iterable[Sample], contract: ModelContract, read: Callable[[Sample], Decoded]) -> Iterator[NDArray[np.float32]]:
     """One letterboxed input (1, 3, H, W) a sample, exactly as the runners are fed."""
     for sample in samples:
-        image = read(sample)
-        box = letterbox_for(image.original_wh, contract.input_wh)
-        yield tensor_from_letterboxed([apply_letterbox(image.pixels, box, contract.pad_value)])
+        yield model_input(read(sample), contract)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pipelines.core.errors import ClassContractError, DataError
 from pipelines.core.io import canonical_json, sha256_bytes
@@ -12,7 +12,6 @@ from pipelines.core.io import canonical_json, sha256_bytes
 PAD_VALUE = 114  # the grey that ultralytics pads with
 OutputLayout = Literal["cxcywh_scores", "xyxy_score_class"]
 Decoding = Literal["full", "reduced"]
-DECODINGS = ("full", "reduced")
 
 
 def class_hash(classes: Sequence[str]) -> str:
@@ -78,7 +77,7 @@ class ModelContract:
         Raises:
             DataError: another colour order or scale than RGB divided by 255, or a decoding that is not known here.
         """
-        if self.decoding not in DECODINGS:
+        if self.decoding not in get_args(Decoding):
             raise DataError(
                 f"the model wants its images decoded as {self.decoding!r}, which this code does not know: use the detloop that exported it"
             )

@@ -20,7 +20,7 @@ from pipelines.core.errors import DataError, MissingInputError
 Image = NDArray[np.uint8]
 _JPEG_START = b"\xff\xd8"
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
-_REDUCED_FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+REDUCED_FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def reduction_for(original_wh: tuple[int, int], input_wh: tuple[int, int]) -> in
 
 def _decode(content: bytes, name: str, factor: int) -> Image:
     array = np.frombuffer(content, dtype=np.uint8)
-    image = cv2.imdecode(array, _REDUCED_FLAGS[factor]) if array.size else None
+    image = cv2.imdecode(array, REDUCED_FLAGS[factor]) if array.size else None
     if image is None:
         raise DataError(f"{name} is not a readable image: replace or remove it")
     return image.astype(np.uint8, copy=False)
