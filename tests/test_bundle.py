@@ -312,6 +312,7 @@ NOT_NEEDED = [
     "ultralytics",
     "polars",
     "pydantic",
+    "msgspec",
     "ruamel",
     "onnx",
     "hotcoco",

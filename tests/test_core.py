@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipelines.cli import main
 from pipelines.core import boxes, io, records
 from pipelines.core.cli import run_guarded
+from pipelines.core.collect_params import StoreSource, VideoSource
 from pipelines.core.columns import detection_columns, truth_columns
 from pipelines.core.contract import ModelContract, class_hash
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError, counted, listed
@@ -61,6 +62,13 @@ def test_yaml_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         (MINIMAL + "train: {input_wh: [320, 250]}\n", "train.input_wh"),
         (MINIMAL + "train: {input_wh: oblong}\n", "train.input_wh"),
         (MINIMAL + "labeling: {resolve: newest}\n", "labeling.resolve = 'newest'"),
+        (MINIMAL + "labeling: {resolve: newest}\n", "wanted one of latest, consensus, ground_truth"),
+        (MINIMAL + "mine: {folds: 1}\nverify: {match_iou: {fp32: 0.5}}\n", "one fold leaves nothing .*; verify.match_iou: a value for fp16, int8"),
+        (MINIMAL + "train: {epochs: 3.0, lr0: .nan}\ntrian: {}\n", "train.epochs = 3.0: .*; train.lr0 = nan: .*; trian is unknown"),
+        (MINIMAL + "train: {mosaic: true}\n", "train.mosaic = True"),
+        (MINIMAL + "collect: {sources: [{name: x, type: file}]}\n", "collect.sources.0 = .*'file', wanted one of files, video, log, urls, store"),
+        (MINIMAL + "collect: {sources: [{name: x, type: video, pth: a}]}\n", "sources.0.path is missing: .*; collect.sources.0.pth is unknown"),
+        (MINIMAL + "collect: {sources: [&a {name: x, type: files, path: y}, *a]}\n", "collect.sources: the names \\['x'\\] stand twice"),
         (MINIMAL + "dataset: {val_fraction: 0.5, test_fraction: 0.5}\n", "leave nothing to train on"),
         ("classes:\n  - {name: a, aliases: [b]}\n  - name: b\n", "names \\['b'\\] stand twice"),
     ],
@@ -69,6 +77,15 @@ def test_bad_params_are_one_line_that_names_the_key(tmp_path: Path, text: str, m
     with pytest.raises(ParamsError, match=message) as caught:
         load_params(params_file(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_the_sources_of_params_are_of_their_types(tmp_path: Path) -> None:
+    text = (
+        MINIMAL
+        + "collect: {sources: [{name: x, type: video, path: a.mp4, min_gap_s: 2}, {type: store, name: y, url: 's3://b', options: {k: [1]}}]}\n"
+    )
+    sources = load_params(params_file(tmp_path, text)).collect.sources
+    assert sources == (VideoSource("x", "a.mp4", min_gap_s=2.0), StoreSource("y", "s3://b", {"k": [1]}))
 
 
 def test_missing_params_say_what_to_do(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_unknown_kind_and_missing_file(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ONNX_KINDS)
 def test_a_runner_needs_its_own_library_only(model: Path, kind: str) -> None:
     """Run in a process where every other heavy package is barred."""
-    barred = {"torch", "ultralytics", "polars", "pydantic", "onnx", "tensorrt_rtx", "tensorrt", "matplotlib", *ONNX_KINDS} - {kind}
+    barred = {"torch", "ultralytics", "polars", "msgspec", "onnx", "tensorrt_rtx", "tensorrt", "matplotlib", *ONNX_KINDS} - {kind}
     code = f"""
 import sys
 for name in {sorted(barred)}:

@@ -16,6 +16,7 @@ from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, MissingPartError, ParamsError
 from pipelines.core.params import TrainParams
 from pipelines.core.records import read_samples
+from pipelines.core.section import plain
 from pipelines.core.types import Sample
 from training.augment import serialised_augmentations
 from training.checkpoint import layout_of, model_bytes
@@ -48,7 +49,7 @@ def train(params: TrainParams, classes: tuple[str, ...], dataset: Path, raw: Pat
         DataError: nothing labeled to train or to validate on.
         MissingPartError: a device that is not there or has too little memory.
     """
-    device = _device(params.device)
+    device = _device(str(params.device))
     precision = _precision(params.precision, device)
     plan = make_plan(params, classes, dataset, raw, work, device, precision, progress)
     state = read_state(Path(plan.state), plan.fingerprint)
@@ -87,7 +88,7 @@ def make_plan(
     identity = model_identity(params.model)
     input_wh = _input_wh(params, classes, samples["train"])
     settings = {
-        "params": params.model_dump(exclude={"device", "precision", "workers", "input_wh"}),
+        "params": {key: value for key, value in plain(params).items() if key not in {"device", "precision", "workers", "input_wh"}},
         "model": identity,
         "input_wh": input_wh,
         "classes": classes,

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipelines.core.io import canonical_json, sha256_bytes, write_text
 from pipelines.core.params import PredictParams, TrainParams
 from pipelines.core.records import read_detections, read_samples, write_detections, write_samples
+from pipelines.core.section import plain
 from pipelines.core.types import Detections, Sample
 
 
@@ -38,9 +39,7 @@ def out_of_fold(
 
     samples = read_samples(dataset / "train.jsonl")
     fold = fold_of(samples, folds)
-    key = sha256_bytes(
-        canonical_json({"inputs": _inputs(dataset), "train": train_params.model_dump(), "predict": predict_params.model_dump()}).encode()
-    )
+    key = sha256_bytes(canonical_json({"inputs": _inputs(dataset), "train": plain(train_params), "predict": plain(predict_params)}).encode())
     found: dict[str, Detections] = {}
     for number in range(folds):
         folder = work / f"{key[:16]}-{number}-of-{folds}"

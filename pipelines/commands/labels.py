@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pipelines.core.cli import add_action
 from pipelines.core.errors import counted
 from pipelines.core.params import Params, load_params
+from pipelines.core.section import replaced
 from pipelines.formats.labelstudio_config import config_from_classes
 from pipelines.labeling.server import local
 from pipelines.labeling.server.client import TOKEN_VARIABLE, URL_VARIABLE, Client, connect
@@ -123,7 +124,7 @@ def _pull(client: Client, params: Params, dry_run: bool, accept_loss: bool) -> i
         gone = len(before.keys() - {item.image_id for item in synced.annotations})
         print(f"dry run, no snapshot written: {counted(changed, 'image')} new or changed, {gone} gone, {counted(len(synced.issues), 'issue')}")
         return 0
-    print(write_snapshot(synced, params.labeling.model_copy(update={"source": "label_studio"}), PATHS, accept_loss))
+    print(write_snapshot(synced, replaced(params.labeling, source="label_studio"), PATHS, accept_loss))
     return 0
 
 

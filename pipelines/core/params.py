@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from msgspec import Meta
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -16,27 +16,27 @@ from pipelines.core.collect_params import CollectParams
 from pipelines.core.contract import Decoding
 from pipelines.core.deploy_params import BenchmarkParams, ExportParams, ReleaseParams, VerifyParams
 from pipelines.core.errors import MissingInputError, ParamsError
-from pipelines.core.section import Fraction, Positive, Section
+from pipelines.core.section import Fraction, NotNegative, OpenFraction, Positive, PositiveFloat, Section, Text, section_from
 
-InputSide = Annotated[int, Field(ge=32, multiple_of=32)]
+InputSide = Annotated[int, Meta(ge=32, multiple_of=32)]
 
 
-class ClassParams(Section):
+class ClassParams(Section, frozen=True):
     """One class of the contract."""
 
-    name: Annotated[str, Field(min_length=1)]
-    aliases: list[str] = []
+    name: Text
+    aliases: tuple[str, ...] = ()
 
 
-class LabelingParams(Section):
+class LabelingParams(Section, frozen=True):
     """Where labels come from and how several opinions become one.
 
     A policy says what becomes of a region that is no ordinary box; `conflict` makes the whole image one, to be looked at by people.
     """
 
     source: Literal["files", "label_studio"] = "files"
-    project: Annotated[str, Field(min_length=3, max_length=50)] = "detloop"
-    images: Annotated[str, Field(min_length=1)] = "upload"
+    project: Annotated[str, Meta(min_length=3, max_length=50)] = "detloop"
+    images: Text = "upload"
     prelabel_score: Fraction = 0.3
     max_loss_fraction: Fraction = 0.1
     resolve: Literal["latest", "consensus", "ground_truth"] = "latest"
@@ -49,132 +49,124 @@ class LabelingParams(Section):
     unknown_class: Literal["refuse", "drop", "conflict"] = "refuse"
     zero_area: Literal["drop", "conflict"] = "drop"
     duplicate_region_id: Literal["keep", "conflict"] = "keep"
-    min_box_side_px: Annotated[float, Field(gt=0)] = 1
+    min_box_side_px: PositiveFloat = 1
 
 
-class DatasetParams(Section):
+class DatasetParams(Section, frozen=True):
     """How the split falls."""
 
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    val_fraction: OpenFraction = 0.15
+    test_fraction: OpenFraction = 0.2
     given_split: bool = True
-    leave_out: list[str] = []
+    leave_out: tuple[str, ...] = ()
     seed: int = 0
 
 
-class AugmentationParams(Section):
+class AugmentationParams(Section, frozen=True):
     """One albumentations transform, by its class name and arguments."""
 
     name: str
     args: dict[str, Any] = {}
 
 
-class TrainParams(Section):
+class TrainParams(Section, frozen=True):
     """One training."""
 
     model: str = "yolo11n.yaml"
     from_champion: Positive | None = None
     replay: Fraction = 0.5
     imgsz: InputSide = 320
-    input_wh: Literal["auto", "square"] | Annotated[tuple[InputSide, InputSide], Field(strict=False)] = "auto"  # YAML has lists only
+    input_wh: Literal["auto", "square"] | tuple[InputSide, InputSide] = "auto"
     decoding: Decoding = "reduced"
     epochs: Positive = 40
-    patience: Annotated[int, Field(ge=0)] = 40
+    patience: NotNegative = 40
     batch: Positive = 8
     nominal_batch: Positive = 64
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "MuSGD"] = "auto"
-    lr0: Annotated[float, Field(gt=0)] = 0.01
+    lr0: PositiveFloat = 0.01
     cos_lr: bool = False
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|\d+(,\d+)*)$")] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 0
+    device: NotNegative | Annotated[str, Meta(pattern=r"^(auto|cpu|mps|\d+(,\d+)*)$")] = "auto"
+    workers: NotNegative = 0
     seed: int = 0
     precision: Literal["auto", "f32", "bf16"] = "auto"
     mosaic: Fraction = 1.0
-    close_mosaic: Annotated[int, Field(ge=0)] = 10
+    close_mosaic: NotNegative = 10
     fliplr: Fraction = 0.5
     flipud: Fraction = 0.0
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    scale: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     translate: Fraction = 0.1
     hsv_h: Fraction = 0.015
     hsv_s: Fraction = 0.7
     hsv_v: Fraction = 0.4
-    augmentations: list[AugmentationParams] = []
-
-    @field_validator("device", mode="before")
-    @classmethod
-    def _device_as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    augmentations: tuple[AugmentationParams, ...] = ()
 
 
-class PredictParams(Section):
+class PredictParams(Section, frozen=True):
     """From raw output to stored detections."""
 
-    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    score_floor: OpenFraction = 0.001
     iou_threshold: Fraction = 0.7
     max_detections: Positive = 300
     batch: Positive = 8
     executor: Literal["local", "ray"] = "local"
 
 
-class EvaluateParams(Section):
+class EvaluateParams(Section, frozen=True):
     """Slices and threshold search."""
 
-    small_area_px: Annotated[float, Field(gt=0)] = 1024
-    medium_area_px: Annotated[float, Field(gt=0)] = 9216
+    small_area_px: PositiveFloat = 1024
+    medium_area_px: PositiveFloat = 9216
     dark_below: float = 60
     bright_above: float = 190
     min_score: Fraction = 0.05
 
 
-class ChampionParams(Section):
+class ChampionParams(Section, frozen=True):
     """When a candidate takes the champion's place."""
 
     metric: Literal["AP", "AP50"] = "AP"
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Meta(ge=0.5, lt=1)] = 0.95
     tolerance: Fraction = 0.01
-    resamples: Annotated[int, Field(ge=200)] = 1000
+    resamples: Annotated[int, Meta(ge=200)] = 1000
     seed: int = 0
 
 
-class MineParams(Section):
+class MineParams(Section, frozen=True):
     """Typed errors."""
 
-    splits: list[Literal["train", "val", "test"]] = ["val", "test"]
+    splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
     foreground_iou: Fraction = 0.5
     background_iou: Fraction = 0.1
     gallery_images: Positive = 60
-    folds: Annotated[int, Field(ge=0, le=10)] = 0
-    fold_epochs: Annotated[int, Field(ge=0)] = 0
+    folds: Annotated[int, Meta(ge=0, le=10)] = 0
+    fold_epochs: NotNegative = 0
     suspect_score: Fraction = 0.4
 
-    @field_validator("folds")
-    @classmethod
-    def _no_single_fold(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("one fold leaves nothing to train on: set it to 0 (none) or to 2 and more")
-        return value
+    def __post_init__(self) -> None:
+        if self.folds == 1:
+            raise ValueError("mine.folds = 1: one fold leaves nothing to train on: set it to 0 (none) or to 2 and more")
 
 
-class QueueParams(Section):
+class QueueParams(Section, frozen=True):
     """How much one round asks of people."""
 
     budget: Positive = 40
     pool_fraction: Fraction = 0.5
     class_quota: Fraction = 0.1
-    slice_limit: Annotated[float, Field(gt=0, le=1)] = 0.6
+    slice_limit: Annotated[float, Meta(gt=0, le=1)] = 0.6
 
 
-class ReportParams(Section):
+class ReportParams(Section, frozen=True):
     """What the report shows."""
 
     gallery_images: Positive = 60
     cases: Positive = 10_000
 
 
-class Params(Section):
+class Params(Section, frozen=True):
     """The whole of params.yaml."""
 
-    classes: Annotated[list[ClassParams], Field(min_length=1)]
+    classes: Annotated[tuple[ClassParams, ...], Meta(min_length=1)]
     collect: CollectParams = CollectParams()
     labeling: LabelingParams = LabelingParams()
     dataset: DatasetParams = DatasetParams()
@@ -190,8 +182,7 @@ class Params(Section):
     release: ReleaseParams = ReleaseParams()
     report: ReportParams = ReportParams()
 
-    @model_validator(mode="after")
-    def _names_once(self) -> Params:
+    def __post_init__(self) -> None:
         names = [name for item in self.classes for name in (item.name, *item.aliases)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -201,7 +192,6 @@ class Params(Section):
             raise ValueError(f"collect.screen.classes: {strangers} are no classes of this file")
         if self.dataset.val_fraction + self.dataset.test_fraction >= 1:
             raise ValueError("dataset: val_fraction and test_fraction leave nothing to train on (their sum must be below 1)")
-        return self
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -230,16 +220,6 @@ def load_params(path: Path) -> Params:
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no mapping: restore it from git")
     try:
-        return Params.model_validate(raw)
-    except ValidationError as error:
-        raise ParamsError(f"{path}: " + "; ".join(_sentence(item) for item in error.errors())) from error
-
-
-def _sentence(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{key} is unknown: correct or remove it"
-    if item["type"] == "missing":
-        return f"{key} is missing: add it"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{key} = {item['input']!r}: {message}" if key else message
+        return section_from(raw, Params)
+    except ParamsError as error:
+        raise ParamsError(f"{path}: {error}") from error

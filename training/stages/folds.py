@@ -10,6 +10,7 @@ from pipelines.core.errors import counted
 from pipelines.core.io import json_text, new_folder, require_file, require_folder, write_text
 from pipelines.core.params import load_params
 from pipelines.core.records import write_detections
+from pipelines.core.section import replaced
 from pipelines.core.types import Detections
 from training.environment import quiet_ultralytics
 
@@ -27,7 +28,7 @@ def work(args: argparse.Namespace) -> None:
         quiet_ultralytics(args.work / "ultralytics")
         from training.folds import out_of_fold  # imported here: it reads the environment set above
 
-        settings = params.train.model_copy(update={"epochs": params.mine.fold_epochs or params.train.epochs})
+        settings = replaced(params.train, epochs=params.mine.fold_epochs or params.train.epochs)
         found = out_of_fold(settings, params.predict, params.class_names, args.dataset, args.raw, args.work, folds)
     with new_folder(args.folds) as folder:
         write_detections(folder / "train.parquet", found, params.class_names)

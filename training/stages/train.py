@@ -9,6 +9,7 @@ from pipelines.core.champion import MODEL_FILE
 from pipelines.core.cli import stage_main
 from pipelines.core.io import read_json, require_file, require_folder, write_bytes, write_metrics
 from pipelines.core.params import load_params
+from pipelines.core.section import replaced
 from training.environment import quiet_ultralytics
 
 
@@ -27,7 +28,7 @@ def work(args: argparse.Namespace) -> None:
     start = read_json(record) if record.is_file() else {"champion": None}  # a plain dataset is trained on as it is
     settings = params.train
     if start["champion"] is not None:
-        settings = settings.model_copy(update={"model": str(require_file(args.dataset / MODEL_FILE, "run `dvc repro start`"))})
+        settings = replaced(settings, model=str(require_file(args.dataset / MODEL_FILE, "run `dvc repro start`")))
     result = train(settings, params.class_names, args.dataset, args.raw, args.work)
     write_bytes(args.model, result.model)
     write_curves(args.curves, result.state.history)
