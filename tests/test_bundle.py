@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from export.bundle.draw import PALETTE_BGR, draw_detections
 from export.bundle.in_order import in_order
-from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact
+from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact, sealed
 from export.runners.cuda import gpu_names
 from export.runners.tensorrt_library import installed_libraries
 from pipelines.cli import main
@@ -28,6 +31,7 @@ from pipelines.core.images import Decoded, read_image
 from pipelines.core.io import sha256_bytes, sha256_file
 from pipelines.core.types import Detections
 from tests.conftest import ROOT
+from tests.images import bomb_png
 from tests.test_release import run_release
 from tests.tiny_detector import CLASSES, make_project, model_bytes, other_contract
 
@@ -46,9 +50,17 @@ def bundle(released: Path, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change bundle.json as whoever writes one does: its hash fits."""
     content = json.loads((folder / "bundle.json").read_text())
     change(content)
-    (folder / "bundle.json").write_text(json.dumps(content))
+    (folder / "bundle.json").write_text(json.dumps(sealed(content)))
+
+
+def damage(folder: Path, old: bytes, new: bytes) -> None:
+    """Change bundle.json as a bad disk does."""
+    content = (folder / "bundle.json").read_bytes()
+    assert old in content
+    (folder / "bundle.json").write_bytes(content.replace(old, new, 1))
 
 
 def cells(rows: list[dict[str, Any]]) -> list[tuple[str, list[float]]]:
@@ -96,6 +108,29 @@ def test_unreadable_images_are_listed_and_the_rest_is_done(released: Path, tmp_p
     assert [Path(row["file"]).name for row in rows] == ["bad.jpg", "good.PNG"]
     assert "not a readable image" in rows[0]["error"]
     assert rows[1]["detections"]
+
+
+def test_odd_images_and_names_stop_nothing(released: Path, tmp_path: Path) -> None:
+    good = (released / "golden" / "00.png").read_bytes()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    thin = ((20_000, 10), (10, 20_000), (30_000, 1))  # one side is less than half a pixel of the network's input
+    for wh in thin:
+        Image.new("RGB", wh).save(folder / f"thin {wh[0]}.png")
+    (folder / "bomb.png").write_bytes(bomb_png())  # more pixels than OpenCV takes
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / f"{'long' * 60}.png").write_bytes(good)
+    (folder / os.fsdecode(b"no text \xff.png")).write_bytes(good)
+    command = [sys.executable, "-m", "pipelines.cli", "predict", "--bundle", str(released), str(folder), "--draw", str(tmp_path / "drawn")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False), done.stderr
+    rows = {Path(row["file"]).name: row for row in json.loads(done.stdout)["images"]}
+    assert set(rows) == {path.name for path in folder.iterdir()} - {"gone.png"}  # a link to nothing is no file
+    assert [name for name in rows if "error" in rows[name]] == ["bomb.png"]
+    assert "not a readable image" in rows["bomb.png"]["error"]
+    assert [(rows[name]["width"], rows[name]["height"]) for name in sorted(rows) if name.startswith("thin")] == sorted(thin)
+    assert all(Path(row["drawn"]).is_file() for name, row in rows.items() if name != "bomb.png")
+    assert len(rows[os.fsdecode(b"no text \xff.png")]["detections"]) == 4
 
 
 def test_pictures_of_the_same_name_do_not_overwrite_each_other(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +232,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[DetloopError], str]] = {
         "rejected .*AP50 is low",
     ),
     "no verdict": (lambda folder: edit(folder, lambda c: c.pop("verdict")), GateError, "was rejected"),
-    "another format": (lambda folder: edit(folder, lambda c: c.update(format=1)), DataError, "format 1, this detloop reads 2"),
+    "another format": (lambda folder: edit(folder, lambda c: c.update(format=1)), DataError, "format 1, this detloop reads 3"),
+    "a value of NMS changed on the way": (
+        lambda folder: damage(folder, b'"iou_threshold": 0.7', b'"iou_threshold": 0.5'),
+        DataError,
+        "changed or damaged",
+    ),
+    "a number became none": (lambda folder: damage(folder, b'"iou_threshold": 0.7', b'"iou_threshold": NaN'), DataError, "changed or damaged"),
+    "a precision changed on the way": (lambda folder: damage(folder, b'"int8"', b'"inu8"'), DataError, "changed or damaged"),
     "a part is gone": (lambda folder: edit(folder, lambda c: c.pop("nms")), DataError, "not a whole bundle"),
     "classes in another order": (
         lambda folder: edit(folder, lambda c: c["contract"].update(classes=["blue", "green", "red"])),
@@ -264,9 +306,18 @@ def darker_image(folder: Path) -> None:
     edit(folder, lambda about: about["files"].update({"golden/00.png": sha256_file(path)}))
 
 
+def damaged_golden_input(folder: Path) -> None:
+    path = folder / "golden" / "01.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 # name: how the bundle (or the machine) differs, and which answer must fail
 SELF_TEST_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a golden image changed": (lambda folder: (folder / "golden" / "00.png").write_bytes(b"x"), "files", "is not the file"),
+    "a golden input is damaged": (damaged_golden_input, "preprocessing", "holds no golden input"),
+    "a golden input is empty": (lambda folder: (folder / "golden" / "01.npz").write_bytes(b""), "preprocessing", "holds no golden input"),
     "preprocessing two grey levels off": (darker_image, "preprocessing", "pixels: up to"),
     "a box is missing here": (tamper_expected(lambda rows: rows.append({**rows[0], "xyxy": [0, 0, 5, 5]})), "openvino_fp32", "1 missed"),
     "a box is new here": (tamper_expected(lambda rows: rows.pop(0)), "openvino_fp32", "1 extra"),
@@ -387,6 +438,17 @@ def test_the_bundle_needs_nothing_but_numpy_opencv_and_a_runtime(bundle: Path) -
     assert not [name for name in names if name.startswith(("training/", "export/convert/", "pipelines/stages/"))]
 
 
+def test_an_old_python_is_told_what_the_program_needs(released: Path) -> None:
+    with zipfile.ZipFile(released / "detloop.pyz") as archive:
+        start = archive.read("__main__.py").decode()
+    ast.parse(start, feature_version=(3, 7))
+    told = subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.version_info = (3, 10, 1)\n{start}"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == "error: this program needs Python 3.11 or newer, this is 3.10: start it with another one\n"
+
+
 def test_a_runner_that_fails_the_golden_image_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model that was trained on BGR, put in the place of the released one with all hashes right."""
     path = bundle / "model_fp16.onnx"
@@ -461,3 +523,11 @@ def test_drawing_keeps_the_image_and_draws_at_the_edges() -> None:
     colours = {tuple(int(value) for value in pixel) for pixel in drawn.reshape(-1, 3)[::7]}
     assert {PALETTE_BGR[0], PALETTE_BGR[9 % 7]} <= colours
     assert (draw_detections(image, Detections.empty(), CLASSES) == image).all()
+
+
+@pytest.mark.parametrize("command", [["predict", "--bundle", "b", "a.png"], ["bundle", "test", "b"], ["parity", "a", "b", "--images", "c"]])
+def test_no_threads_are_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--threads", "0"])
+    assert ended.value.code == 2
+    assert "argument --threads: 0 is not a number from 1 up" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+from export.bundle.reader import sealed
 from pipelines.cli import main
 from pipelines.core.io import sha256_file
 from tests.serving import running
@@ -155,7 +156,7 @@ def with_engine(bundle: Path, folder: Path, library: str) -> Path:
     about["order"].insert(0, "tensorrt_fp32")
     for name in ("engines/fp32.engine", "engines/engines.json"):
         about["files"][name] = sha256_file(copy / name)
-    (copy / "bundle.json").write_text(json.dumps(about))
+    (copy / "bundle.json").write_text(json.dumps(sealed(about)))
     return copy
 
 

@@ -5,6 +5,8 @@ Golden images travel with their expected network input and, for each artifact, t
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,7 @@ def golden_tensor(path: Path) -> NDArray[np.float32]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return np.asarray(content["input"], dtype=np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} holds no golden input ({error}): get the bundle again") from error
 
 

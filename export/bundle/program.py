@@ -15,6 +15,17 @@ PROGRAM_FILE = "detloop.pyz"
 _ROOT = Path(__file__).resolve().parents[2]
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's zero date: equal sources give equal bytes
 _MAIN = "__main__.py"
+_OLDEST = (3, 11)
+# in words that every Python reads, so that an old one says what it lacks
+_START = """import sys
+
+if sys.version_info < {oldest!r}:
+    sys.stderr.write("error: this program needs Python {words} or newer, this is %d.%d: start it with another one\\n" % sys.version_info[:2])
+    sys.exit(2)
+from {entry} import main
+
+sys.exit(main(commands={commands!r}))
+"""
 
 
 def program(modules: Sequence[str], licence: Path | None = None) -> bytes:
@@ -23,7 +34,7 @@ def program(modules: Sequence[str], licence: Path | None = None) -> bytes:
     """
     entry, *others = modules
     commands = tuple(name.rpartition(".")[2] for name in others)
-    files = {_MAIN: f"import sys\n\nfrom {entry} import main\n\nsys.exit(main(commands={commands!r}))\n".encode()}
+    files = {_MAIN: _START.format(oldest=_OLDEST, words=".".join(map(str, _OLDEST)), entry=entry, commands=commands).encode()}
     files.update({str(path.relative_to(_ROOT)): path.read_bytes() for path in imported_modules(modules)})
     if licence is not None:
         files[licence.name] = licence.read_bytes()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from export.bundle.program import PROGRAM_FILE
 from export.engine_records import ENGINES_FILE
 from export.runners import Runner, open_runner
 from export.runners.detect import NmsValues, above, detect_batch
@@ -19,11 +20,12 @@ from export.thresholds import checked_thresholds
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
 from pipelines.core.images import Decoded
-from pipelines.core.io import read_json, sha256_file
+from pipelines.core.io import canonical_json, read_json, sha256_bytes, sha256_file
 from pipelines.core.types import Detections
 
-FORMAT = 2
+FORMAT = 3
 BUNDLE_FILE = "bundle.json"
+SEAL = "sha256"  # the key of bundle.json under which the hash of all the others stands
 LOCAL_FOLDER = "local"  # engines that `detloop engine build` made on this machine
 _GET_ANOTHER = "get the bundle again, or write it anew with `dvc repro release`"
 
@@ -80,6 +82,22 @@ class Bundle:
         return path
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` of a bundle.json with the hash over all of it, so that a value that changed on the way, such as one of NMS, is noticed."""
+    return {**content, SEAL: _hash_of(content)}
+
+
+def _whole(content: Mapping[str, Any]) -> bool:
+    try:
+        return content.get(SEAL) == _hash_of(content)
+    except ValueError:  # what canonical JSON cannot hold: a number that is none, half a character
+        return False
+
+
+def _hash_of(content: Mapping[str, Any]) -> str:
+    return sha256_bytes(canonical_json({key: value for key, value in content.items() if key != SEAL}).encode())
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read and check `bundle.json`. The big files are checked when they are used (`Bundle.require_unchanged`).
 
@@ -93,7 +111,12 @@ def load_bundle(folder: Path) -> Bundle:
     content = read_json(path, "name the folder of a released bundle, or write one with `dvc repro release`")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
-        raise DataError(f"{path} has bundle format {found}, this detloop reads {FORMAT}: use the detloop that wrote it, or {_GET_ANOTHER}")
+        raise DataError(
+            f"{path} has bundle format {found}, this detloop reads {FORMAT}: use the program that came with it "
+            f"(python {folder / PROGRAM_FILE} …), or {_GET_ANOTHER}"
+        )
+    if not _whole(content):
+        raise DataError(f"{path} was changed or damaged after it was written: {_GET_ANOTHER}")
     if content.get("verdict") != "released":
         raise GateError(
             f"bundle {folder} was rejected by the release gate: {'; '.join(content.get('reasons', [])) or 'no reason stated'}; use another one"

@@ -20,7 +20,7 @@ from export.artifacts import Artifact
 from export.bundle.gate import Decision
 from export.bundle.golden import EXPECTED_MARGIN
 from export.bundle.program import PROGRAM_FILE
-from export.bundle.reader import BUNDLE_FILE, FORMAT, detections_to_json
+from export.bundle.reader import BUNDLE_FILE, FORMAT, detections_to_json, sealed
 from export.engine_records import ENGINES_FILE
 from export.runners import open_runner
 from export.runners.detect import NmsValues, above, detect, model_input
@@ -88,7 +88,7 @@ def library_versions() -> dict[str, str]:
 def rejected_files(decision: Decision) -> dict[str, bytes]:
     """A folder that holds the verdict and its reasons, nothing to run."""
     about = {"format": FORMAT, "verdict": decision.verdict, "reasons": decision.reasons, "not_shipped": _not_shipped(decision)}
-    return {BUNDLE_FILE: json_text(about).encode()}
+    return {BUNDLE_FILE: json_text(sealed(about)).encode()}
 
 
 def released_files(decision: Decision, release: Release, *, threads: int) -> dict[str, bytes]:
@@ -143,7 +143,7 @@ def released_files(decision: Decision, release: Release, *, threads: int) -> dic
         "machine": release.benchmark.get("machine"),
         "artifacts": {name: {key: runners[name].get(key) for key in _TIMINGS} for name in decision.order},
     }
-    return {**files, TIMINGS_FILE: json_text(timings).encode(), BUNDLE_FILE: json_text(about).encode()}
+    return {**files, TIMINGS_FILE: json_text(timings).encode(), BUNDLE_FILE: json_text(sealed(about)).encode()}
 
 
 def _golden(release: Release, files: dict[str, bytes]) -> tuple[list[dict[str, str]], list[tuple[str, Decoded]]]:
@@ -207,7 +207,7 @@ Classes: {", ".join(contract.classes)}.
     python DIR/{PROGRAM_FILE} bundle test DIR                          # does it work on this machine?
     python DIR/{PROGRAM_FILE} predict --bundle DIR IMAGES --draw OUT   # JSON, and pictures
 
-Needs Python 3.11 with numpy, OpenCV and one runtime: `pip install numpy opencv-python-headless onnxruntime` (or openvino, or TensorRT).
+Needs Python 3.11 or newer with numpy, OpenCV and one runtime: `pip install numpy opencv-python-headless onnxruntime` (or openvino, or TensorRT).
 
 With your own code, follow `bundle.json`:
 

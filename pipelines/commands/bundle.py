@@ -11,7 +11,7 @@ from export.bundle.docker import docker_files, docker_run
 from export.bundle.golden import self_test
 from export.bundle.reader import BUNDLE_FILE, Bundle, load_bundle
 from export.bundle.triton import triton_files
-from pipelines.core.cli import add_action
+from pipelines.core.cli import add_action, positive
 from pipelines.core.errors import DataError, GateError, MissingPartError
 from pipelines.core.io import write_folder
 
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     test = add_action(actions, "test", "check the files, the preprocessing and every runner of this machine against the golden vectors")
     test.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
-    test.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of a runner (default: all)")
+    test.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="CPU threads of a runner (default: all)")
     test.set_defaults(act=_test)
     triton = add_action(actions, "triton", "write the bundle as a model repository of the Triton inference server")
     triton.set_defaults(act=_triton)

@@ -20,6 +20,7 @@ from export.check.parity import Parity, compare, total
 from export.runners import Runner, open_runner
 from export.runners.detect import Detector, NmsValues, detect, model_input
 from pipelines.commands.predict import image_files
+from pipelines.core.cli import positive
 from pipelines.core.errors import DataError, GateError, ParamsError
 from pipelines.core.images import read_for
 from pipelines.core.io import require_file
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, nargs="+", required=True, metavar="PATH", help="image files, or folders of them")
     parser.add_argument("--explain", action="store_true", help="also find the first layer whose output differs")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params.yaml (its predict and verify sections)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="CPU threads (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,11 +18,12 @@ from export.bundle.golden import require_golden
 from export.bundle.in_order import in_order
 from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
-from pipelines.core.cli import EXIT_USER_ERROR
+from pipelines.core.cli import EXIT_USER_ERROR, positive
 from pipelines.core.errors import DataError, MissingInputError, counted
 from pipelines.core.images import read_for, read_image, use_one_thread_a_call
 from pipelines.core.io import write_bytes, write_text
 
+MAX_STEM = 200  # bytes of an image's name that its picture keeps: file systems take 255
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runner", metavar="NAME", help="one of the bundle's runners (default: the fastest that runs here)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there instead of printing it")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads; several images are worked on side by side (default: all)"
+        "--threads", type=positive, default=os.cpu_count() or 1, help="CPU threads; several images are worked on side by side (default: all)"
     )
 
 
@@ -90,10 +91,11 @@ def drawn_names(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
     """Where each file's picture goes: a name that no other image of this call has, and no source image by accident."""
     taken: set[str] = set()
     for file in files:
-        name, number = f"{file.stem}_detections.jpg", 1
+        stem = file.stem if len(os.fsencode(file.stem)) <= MAX_STEM else os.fsencode(file.stem)[:MAX_STEM].decode(errors="ignore")
+        name, number = f"{stem}_detections.jpg", 1
         while name in taken:
             number += 1
-            name = f"{file.stem}_{number}_detections.jpg"
+            name = f"{stem}_{number}_detections.jpg"
         taken.add(name)
         yield folder / name
 
@@ -101,8 +103,10 @@ def drawn_names(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
 def _predict(runner: Runner, bundle: Bundle, file: Path, drawn: Path | None) -> dict[str, Any]:
     try:
         image = read_for(file, bundle.contract.decode_to_wh)
-    except DataError as error:
+    except (DataError, MissingInputError) as error:
         return {"file": str(file), "error": str(error)}
+    except OSError as error:
+        return {"file": str(file), "error": f"{file} cannot be read ({error.strerror}): make it readable for this user"}
     (detections,) = detect_shown(runner, [image], bundle)
     row: dict[str, Any] = {
         "file": str(file),
@@ -117,9 +121,12 @@ def _predict(runner: Runner, bundle: Bundle, file: Path, drawn: Path | None) -> 
 
 
 def _json_text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """One JSON object, an image a line: short enough to read, one object to parse."""
+    """One JSON object, an image a line: short enough to read, one object to parse. Bytes of file names that are no text are escaped as Python reads
+    them back.
+    """
     head = json.dumps(about, ensure_ascii=False)[:-1]
-    return head + ', "images": [\n' + ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows) + "\n]}\n"
+    text = head + ', "images": [\n' + ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows) + "\n]}\n"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _say(message: str) -> None:

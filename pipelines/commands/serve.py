@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from pipelines.core.cli import positive
 from pipelines.core.errors import MissingPartError
 from pipelines.core.io import require_folder
 
@@ -17,19 +18,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for a free one (default: 8080)")
     parser.add_argument("--runner", metavar="NAME", help="one of the bundle's runners (default: the fastest that runs here)")
-    parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1, help="threads that decode and compute (default: all)")
-    parser.add_argument("--queue", type=_positive, default=64, metavar="N", help="images that may wait; beyond that 429 is answered (default: 64)")
-    parser.add_argument("--max-batch", type=_positive, metavar="N", help="images of one call of the network (default: 1 on a CPU, else 8)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="threads that decode and compute (default: all)")
+    parser.add_argument("--queue", type=positive, default=64, metavar="N", help="images that may wait; beyond that 429 is answered (default: 64)")
+    parser.add_argument("--max-batch", type=positive, metavar="N", help="images of one call of the network (default: 1 on a CPU, else 8)")
     parser.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="how long an image may wait for its batch to fill (default: 0)")
     parser.add_argument("--max-image-mb", type=float, default=10.0, metavar="MB", help="largest image file in MB (default: 10)")
     parser.add_argument(
         "--max-pixels",
-        type=_positive,
+        type=positive,
         default=25_000_000,
         metavar="N",
         help="most pixels of an image, told before it is decoded (default: 25 million)",
     )
-    parser.add_argument("--max-images", type=_positive, default=16, metavar="N", help="most images of a request (default: 16)")
+    parser.add_argument("--max-images", type=positive, default=16, metavar="N", help="most images of a request (default: 16)")
     parser.add_argument("--project", type=Path, metavar="DIR", help="project whose data/inbox and data/feedback get complaints and sampled requests")
     parser.add_argument("--sample", type=int, default=20, metavar="N", help="requests an hour that are kept, the least confident ones (default: 20)")
 
@@ -70,13 +71,6 @@ def run(args: argparse.Namespace) -> int:
     _say(f"serving {args.bundle} with {detector.name} at http://{host}:{port}")
     serve(build_app(service), listening)
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
-    return value
 
 
 def _say(message: str) -> None:

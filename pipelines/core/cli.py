@@ -50,6 +50,14 @@ def run_guarded(work: Callable[[], int | None]) -> int:
     return EXIT_USER_ERROR
 
 
+def positive(text: str) -> int:
+    """A number of things on the command line, 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return value
+
+
 def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
     """An action of a command (`detloop queue build`); `text` stands in the command's help and in its own."""
     return actions.add_parser(name, help=text, description=text, allow_abbrev=False)

@@ -80,7 +80,10 @@ def reduction_for(original_wh: tuple[int, int], input_wh: tuple[int, int]) -> in
 
 def _decode(content: bytes, name: str, factor: int) -> Image:
     array = np.frombuffer(content, dtype=np.uint8)
-    image = cv2.imdecode(array, REDUCED_FLAGS[factor]) if array.size else None
+    try:
+        image = cv2.imdecode(array, REDUCED_FLAGS[factor]) if array.size else None
+    except cv2.error:  # it states more pixels than OpenCV takes (2 ** 30)
+        image = None
     if image is None:
         raise DataError(f"{name} is not a readable image: replace or remove it")
     return image.astype(np.uint8, copy=False)
@@ -140,7 +143,7 @@ class Letterbox:
 def letterbox_for(original_wh: tuple[int, int], input_wh: tuple[int, int]) -> Letterbox:
     """The letterbox that fits an image of `original_wh` (width, height) into `input_wh`."""
     scale = min(input_wh[0] / original_wh[0], input_wh[1] / original_wh[1])
-    resized = (round(original_wh[0] * scale), round(original_wh[1] * scale))
+    resized = (max(1, round(original_wh[0] * scale)), max(1, round(original_wh[1] * scale)))  # of a very thin image a line is left
     pad_w, pad_h = (input_wh[0] - resized[0]) / 2, (input_wh[1] - resized[1]) / 2
     return Letterbox(input_wh, resized, scale, round(pad_w - 0.1), round(pad_h - 0.1))
 
