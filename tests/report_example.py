@@ -118,6 +118,8 @@ def _metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Samp
             "by_source": {"cam1": {"seen": 90, "kept": 88}, "cam2": {"seen": 80, "kept": 79}, "cam3": {"seen": 75, "kept": 73}},
             "bytes_kept": 8_214_332,
             "log_lines_missing": {"count": 1, "first": ["cam1/gone.jpg"]},
+            "list_lines_unmatched": {"pick": ["cam1/ghost.jpg"], "reject": []},
+            "picked_and_rejected": ["cam1/both.jpg"],
             "log_columns_ignored": {},
         },
     )

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.collect.selection import Interest, Lists, lines_of, unmatched, with_budget, with_interest, with_lists
+from pipelines.core.errors import DataError
 from pipelines.core.io import sha256_bytes
 from pipelines.core.records import read_manifest
 from tests.collect_runs import collect, snapshot
@@ -143,6 +144,28 @@ def test_lists_of_the_project_reach_the_manifest(tmp_path: Path) -> None:
     assert json.dumps(metrics)
     kept = read_manifest(out / "raw/manifest.parquet").filter(status="kept")["path"]
     assert {path.relative_to(out / "raw").as_posix() for path in (out / "raw/images").rglob("*.jpg")} == set(kept)
+
+
+def test_what_the_lists_get_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A list from Notepad, a line that names nothing, a file on both lists, a list in another encoding."""
+    inbox, out = tmp_path / "inbox/cam", tmp_path / "out"
+    inbox.mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (inbox / name).write_bytes(jpeg(ord(name[0])))
+    collect(out, tmp_path / "inbox")
+    (out / "lists/pick.txt").write_bytes("\ufeffcam/a.jpg\r\ncam/b.jpg\r\nghost.jpg\r\n".encode())
+    (out / "lists/reject.txt").write_text("cam/a.*\n")
+    capsys.readouterr()
+    metrics = collect(out, tmp_path / "inbox")
+    assert metrics["list_lines_unmatched"] == {"pick": ["ghost.jpg"], "reject": []}
+    assert metrics["picked_and_rejected"] == ["cam/a.jpg"]
+    printed = capsys.readouterr().out
+    assert "1 line of" in printed
+    assert "pick.txt without a file: ghost.jpg\n" in printed
+    assert "1 file on both lists, and so rejected: cam/a.jpg\n" in printed
+    (out / "lists/reject.txt").write_bytes("grün.jpg\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"reject.txt is not UTF-8 text .*: save it as UTF-8"):
+        collect(out, tmp_path / "inbox")
 
 
 def test_a_class_that_is_none_is_refused(tmp_path: Path) -> None:

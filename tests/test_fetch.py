@@ -8,12 +8,9 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,85 +18,20 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from pipelines.core.errors import DetloopError
 from pipelines.fetch.http import is_public
 from pipelines.fetch.wanted import safe_name
 from pipelines.stages.collect import work as collect_work
-from pipelines.stages.fetch import work
 from tests.collect_runs import places
+from tests.fetch_runs import Site, content_of, fetch, serving
 from tests.images import jpeg
-
-
-def fetch(folder: Path, *sources: dict[str, Any], **download: Any) -> dict[str, list[dict[str, Any]]]:
-    """Run the stage; the log of each source by its name."""
-    settings = {"classes": [{"name": "bolt"}], "collect": {"sources": list(sources), "download": {"allow_private_addresses": True, **download}}}
-    with (folder / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(settings, file)
-    work(argparse.Namespace(params=folder / "params.yaml", fetched=folder / "fetched", work=folder / "work"))
-    logs = {path.parent.name: path.read_text() for path in sorted((folder / "fetched").glob("*/log.jsonl"))}
-    return {name: [json.loads(line) for line in text.splitlines()] for name, text in logs.items()}
-
-
-def content_of(folder: Path) -> dict[str, str]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-class Site:
-    """A web server whose answers a test sets; `asked` notes each request's path and Range."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, bytes] = {}
-        self.redirects: dict[str, str] = {}
-        self.breaks_at: dict[str, int] = {}
-        self.asked: list[tuple[str, str | None]] = []
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                wanted = self.headers.get("Range")
-                site.asked.append((self.path, wanted))
-                if self.path in site.redirects:
-                    self.send_response(302)
-                    self.send_header("Location", site.redirects[self.path])
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                page = site.pages.get(self.path)
-                if page is None:
-                    self.send_error(404)
-                    return
-                etag = f'"{hashlib.sha256(page).hexdigest()[:8]}"'
-                start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.headers.get("If-Range") == etag else 0
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(page) - start))
-                self.send_header("ETag", etag)
-                self.end_headers()
-                stop = site.breaks_at.pop(self.path, None)
-                self.wfile.write(page[start:stop])
-                if stop is not None:
-                    self.close_connection = True
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    site = Site()
-    thread = threading.Thread(target=site.server.serve_forever)
-    thread.start()
-    yield site
-    site.server.shutdown()
-    thread.join()
-    site.server.server_close()
+    with serving() as site:
+        yield site
 
 
 def test_no_sources_leave_no_files(tmp_path: Path) -> None:
@@ -187,7 +119,7 @@ def test_a_query_log_is_narrowed_by_sql(kind: str, tmp_path: Path, site: Site) -
 
 
 def test_addresses_are_fetched_once_resumed_and_bounded(tmp_path: Path, site: Site) -> None:
-    big = np.random.default_rng(0).bytes(300_000)
+    big = jpeg(0)[:4] + np.random.default_rng(0).bytes(300_000)
     site.pages = {"/a/x.jpg": jpeg(1), "/b/x.jpg": jpeg(2), "/big.jpg": big, "/huge.jpg": bytes(3_000_000), "/final.jpg": jpeg(4)}
     site.redirects = {"/moved.jpg": "/final.jpg", "/round.jpg": "/round.jpg"}
     site.breaks_at = {"/big.jpg": 200_000}
@@ -206,7 +138,7 @@ def test_addresses_are_fetched_once_resumed_and_bounded(tmp_path: Path, site: Si
         "/none.jpg": "http_404",
         "/moved.jpg": None,
         "/round.jpg": "unreachable",
-        "ftp://example.invalid/x.jpg": "unreachable",
+        "ftp://example.invalid/x.jpg": "bad_address",
     }
     files = {row["uri"].removeprefix(site.url): (tmp_path / "fetched/web" / row["file"]) for row in rows}
     assert files["/big.jpg"].read_bytes() == big

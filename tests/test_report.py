@@ -392,6 +392,12 @@ def test_the_drift_and_what_was_left_out_are_shown(inputs: Inputs, page: Page) -
     assert "This is the first round: nothing to compare with." in render(first)
 
 
+def test_lines_of_the_lists_that_did_nothing_are_shown(page: Page) -> None:
+    assert re.search(r"lines of pick.txt without a file: 1 cam1/ghost.jpg", page.text)
+    assert re.search(r"on both lists, and so rejected: 1 cam1/both.jpg", page.text)
+    assert "reject.txt" not in page.text
+
+
 def test_pictures_that_do_not_fit_are_counted(example: Path) -> None:
     index = json.loads((example / "data" / "badcases" / "gallery" / "index.json").read_text())
     few = read(example, gallery_images=3)

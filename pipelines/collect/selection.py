@@ -64,6 +64,11 @@ def unmatched(table: pl.DataFrame, lines: Sequence[str]) -> list[str]:
     return [line for line in lines if not table.select(_listed(table, [line]).any()).item()]
 
 
+def contradicted(table: pl.DataFrame, lists: Lists) -> list[str]:
+    """The origins of the files that both lists name; they are rejected."""
+    return table.filter(_listed(table, lists.pick) & _listed(table, lists.reject))["origin"].to_list() if lists.pick and lists.reject else []
+
+
 def with_interest(table: pl.DataFrame, interest: Interest) -> pl.DataFrame:
     """Drop images that the champion looked at and found nothing of interest in."""
     dull = (pl.col("interest_score") < interest.score) & (pl.col("uncertainty") < interest.uncertainty)

@@ -179,6 +179,19 @@ def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(canonical_json(row) + "\n" for row in rows)
 
 
+def read_text(path: Path, hint: str = "run `dvc repro`") -> str:
+    """Read a text that people write: UTF-8, with or without a byte order mark.
+
+    Raises:
+        MissingInputError: no such file.
+        DataError: not UTF-8.
+    """
+    try:
+        return require_file(path, hint).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `json_text` atomically."""
     write_text(path, json_text(value))

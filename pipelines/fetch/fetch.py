@@ -1,7 +1,8 @@
 """One source after the other into its own folder: the pictures, and a log that says of each where it came from and to which group it belongs.
 
 The log has the form that the inbox knows, so that `collect` needs to know nothing of sources. What cannot be had stands in it with its reason. Files
-that are there already are not fetched again; what a source no longer offers is removed.
+that are there already are not fetched again; what a source no longer offers is removed. A source that offers nothing at all any more is taken for one
+that is away, not for one that is empty.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.collect_params import DownloadParams, FilesSource, LogSource, Source, StoreSource, UrlsSource, VideoSource
-from pipelines.core.errors import DetloopError
-from pipelines.core.io import read_json, require_file, write_bytes, write_json, write_jsonl
+from pipelines.core.errors import DetloopError, MissingInputError, ParamsError
+from pipelines.core.io import read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
-from pipelines.fetch.wanted import REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name, safe_name
+from pipelines.fetch.wanted import REASON_PART_OF_CLIP, REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name, safe_name
 
 LOG_NAME = "log.jsonl"
+_VERSIONS_NAME = ".versions.json"  # of a store's objects; hidden, so that the inbox skips it, and beside them, so that it goes where they go
 _NO_VIDEO = "no_video"
 
 Get = Callable[[Wanted, Path], None]  # brings one picture to a path, or raises FetchRefusedError
@@ -37,18 +39,24 @@ class Places:
     work: Path
 
 
-def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places) -> dict[str, dict[str, Any]]:
-    """Fetch every source and remove the folders of others. Returns counts by source: offered, ready, and refused by reason."""
+def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places) -> dict[str, list[Wanted]]:
+    """Fetch every source and remove the folders of others. Returns by source what it offers, with what could not be had marked as refused.
+
+    Raises:
+        MissingInputError: a source that gave files before gives none at all.
+    """
     limits = Limits(int(wishes.max_mb * 1e6), wishes.timeout_s, wishes.allow_private_addresses)
-    counts: dict[str, dict[str, Any]] = {}
+    counts: dict[str, list[Wanted]] = {}
     for source in sources:
         folder = places.fetched / source.name
         wanted, get = _opened(source, limits, places)
+        _require_some(wanted, source, folder)
+        _remove_others(folder, {item.name for item in wanted if item.refused is None})  # first: what was a file may be a folder now
         rows = _fetched(wanted, get, folder, wishes.parallel)
+        _require_some(rows, source, folder)
         _remove_others(folder, {item.name for item in rows if item.refused is None})
         write_jsonl(folder / LOG_NAME, [_log_row(item, source) for item in rows])
-        refused = Counter(item.refused for item in rows if item.refused is not None)
-        counts[source.name] = {"offered": len(rows), "ready": len(rows) - refused.total(), "refused": dict(sorted(refused.items()))}
+        counts[source.name] = rows
     for other in places.fetched.iterdir() if places.fetched.exists() else ():
         if other.name not in counts:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -58,7 +66,7 @@ def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places)
 def _opened(source: Source, limits: Limits, places: Places) -> tuple[list[Wanted], Get]:
     """What a source offers, and how to get one of it."""
     if isinstance(source, FilesSource):
-        found = local_files(source.path, places.project)
+        found = _outside(local_files(source.path, places.project), source, places)
         paths = {item.uri: path for item, path in found}
         return [replace(item, group=source.group) for item, _ in found], lambda item, target: copy_if_changed(paths[item.uri], target)
     if isinstance(source, VideoSource):
@@ -66,8 +74,8 @@ def _opened(source: Source, limits: Limits, places: Places) -> tuple[list[Wanted
     if isinstance(source, StoreSource):
         return _opened_store(source, limits, places)
     if isinstance(source, UrlsSource):
-        lines = require_file(places.project / source.path, "correct collect.sources").read_text(encoding="utf-8").splitlines()
-        addresses = dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+        lines = [line.strip() for line in read_text(places.project / source.path, f"correct collect.sources: {source.name}").splitlines()]
+        addresses = dict.fromkeys(line for line in lines if line and not line.startswith("#"))
         return [Wanted(uri, address_name(uri)) for uri in addresses], _once(_by_http(limits, places.work))
     return _opened_log(source, limits, places)
 
@@ -77,7 +85,9 @@ def _opened_log(source: LogSource, limits: Limits, places: Places) -> tuple[list
 
     path = places.project / source.path
     columns = {"image": source.image, "group": source.group, "captured_at": source.captured_at, "split": source.split}
-    root = places.project / source.root if source.root else path.parent
+    root = path.parent
+    if source.root:
+        root = require_folder(places.project / source.root, f"mount it, or correct collect.sources: {source.name}")
     wanted: dict[str, Wanted] = {}
     for row in query(path, source.where, columns, source.name):
         uri = str(row["image"])
@@ -102,7 +112,7 @@ def _opened_store(source: StoreSource, limits: Limits, places: Places) -> tuple[
 
     store = Store(source.url, source.options)
     listing = store.listing(source.url)
-    state_path = places.work / f"{source.name}.json"
+    state_path = places.fetched / source.name / _VERSIONS_NAME
     before, now = _state(state_path), {item.name: version for item, version in listing}
     for item, version in listing:
         target = places.fetched / source.name / item.name
@@ -114,7 +124,7 @@ def _opened_store(source: StoreSource, limits: Limits, places: Places) -> tuple[
 
 def _opened_video(source: VideoSource, places: Places) -> tuple[list[Wanted], Get]:
     """Frames are written while the clip is read; clips that did not change, under the same settings, are not read again."""
-    from pipelines.fetch.video import SUFFIXES, choose_frames
+    from pipelines.fetch.video import SUFFIXES, ClipCutShortError, choose_frames
 
     state_path = places.work / f"{source.name}.json"
     before, now = _state(state_path), {}
@@ -137,6 +147,10 @@ def _opened_video(source: VideoSource, places: Places) -> tuple[list[Wanted], Ge
             except DetloopError:
                 frames = {"stamp": None, "frames": []}
                 wanted.append(replace(clip, refused=_NO_VIDEO))
+            except ClipCutShortError as error:
+                frames["cut_short"] = str(error)
+        if frames.get("cut_short"):
+            wanted.append(replace(clip, refused=REASON_PART_OF_CLIP, why=frames["cut_short"]))
         now[clip.name] = frames
         wanted += [Wanted(f"{clip.uri}#t={seconds}", name, group=clip.name) for name, seconds in frames["frames"]]
     write_json(state_path, now)
@@ -168,8 +182,8 @@ def _fetched(wanted: Sequence[Wanted], get: Get, folder: Path, parallel: int) ->
         try:
             get(item, folder / item.name)
         except FetchRefusedError as error:
-            (folder / item.name).unlink(missing_ok=True)
-            return replace(item, refused=error.reason)
+            cause = error.__cause__
+            return replace(item, refused=error.reason, why=f"{type(cause).__name__}: {cause}" if cause else None)
         return item
 
     with ThreadPoolExecutor(parallel) as pool:
@@ -192,11 +206,37 @@ def _by_http(limits: Limits, work: Path) -> Get:
 def _copy_below(root: Path, name: str, target: Path) -> None:
     """Copy a file that a log names; it must lie below `root`."""
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(root.resolve()), path.is_file()
+    except (OSError, ValueError) as error:  # no name that a file can have
+        raise FetchRefusedError(REASON_UNREACHABLE) from error
+    if not inside:
         raise FetchRefusedError("path_outside")
-    if not path.is_file():
+    if not there:
         raise FetchRefusedError(REASON_UNREACHABLE)
     copy_if_changed(path, target)
+
+
+def _outside(found: list[tuple[Wanted, Path]], source: FilesSource, places: Places) -> list[tuple[Wanted, Path]]:
+    """`found`, none of it of what fetch wrote itself: that would grow with each run."""
+    own = os.path.join(os.path.abspath(places.fetched), "")  # noqa: PTH100, PTH118  as text: this runs once a file
+    if any(os.path.abspath(path).startswith(own) for _, path in found):  # noqa: PTH100
+        raise ParamsError(f"collect.sources: {source.name}: {source.path} holds {places.fetched}, which this stage fills: name a folder beside it")
+    return found
+
+
+def _require_some(items: Sequence[Wanted], source: Source, folder: Path) -> None:
+    """Stop before the files that the last run had are removed, when none can be had now."""
+    if any(item.refused is None for item in items) or not (folder / LOG_NAME).exists():
+        return
+    had = sum("refused" not in row for row in read_jsonl(folder / LOG_NAME))
+    if not had:
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(str(item.refused) for item in items).items()))
+    raise MissingInputError(
+        f"collect.sources: {source.name} gave {had} files in the last run and none now ({reasons or 'nothing is there'}): mount or correct it;"
+        " if they are to leave the data set, take the source out of params.yaml"
+    )
 
 
 def _log_row(item: Wanted, source: Source) -> dict[str, Any]:
@@ -209,7 +249,7 @@ def _remove_others(folder: Path, names: set[str]) -> None:
     for inside, _, files in os.walk(folder, topdown=False):
         for name in files:
             path = Path(inside, name)
-            if path.relative_to(folder).as_posix() not in {*names, LOG_NAME}:
+            if path.relative_to(folder).as_posix() not in {*names, LOG_NAME, _VERSIONS_NAME}:
                 path.unlink()
         if not os.listdir(inside) and Path(inside) != folder:  # noqa: PTH208
             Path(inside).rmdir()

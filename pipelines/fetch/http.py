@@ -1,7 +1,8 @@
 """Downloads over http and https that reach only what they may: public addresses, a size limit, a time limit, few redirects.
 
 The address that was checked is the one that is connected to, so a name cannot answer differently the second time. Each redirect is checked anew.
-A download that broke off is taken up where it stopped when the server still has the same version.
+A download that broke off is taken up where it stopped when the server still has the same version. What comes must begin as a picture does: a login
+page that is answered with 200 is refused, and asked for again in the next run.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from pipelines.core.containers import HEAD_BYTES, REASON_EMPTY, REASON_NOT_AN_IMAGE, RefusedError, sniff
 from pipelines.core.io import is_disk_fault
-from pipelines.fetch.wanted import REASON_PRIVATE_ADDRESS, REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, FetchRefusedError
+from pipelines.fetch.wanted import REASON_BAD_ADDRESS, REASON_PRIVATE_ADDRESS, REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, FetchRefusedError
 
 _MAX_REDIRECTS = 5
 _TRIES = 3
 _PAUSE_S = 0.5
 _BLOCK_BYTES = 1 << 16
+_NOT_QUOTED = "!#$%&'()*+,/:;=?@[]~"  # reserved in addresses, or the sign that something is quoted already (RFC 3986)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def download(url: str, target: Path, partial: Path, limits: Limits) -> None:
     for attempt in range(_TRIES):
         try:
             _fetch(url, partial, limits, deadline)
+            _require_picture(partial)
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(target)
             _etag_file(partial).unlink(missing_ok=True)
@@ -58,17 +65,15 @@ def download(url: str, target: Path, partial: Path, limits: Limits) -> None:
 
 def _fetch(url: str, partial: Path, limits: Limits, deadline: float) -> None:
     for _ in range(_MAX_REDIRECTS + 1):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise FetchRefusedError(REASON_UNREACHABLE)
-        connection = _connect(parts.hostname, parts.port, parts.scheme == "https", limits, deadline)
-        try:
+        parts = _parts(url)
+        connection = _connect(str(parts.hostname), parts.port, parts.scheme == "https", limits, deadline)
+        with _ended_at(deadline, connection):
             have, headers = _resume(partial)
-            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_NOT_QUOTED)
             connection.request("GET", path, headers={"User-Agent": "detloop", "Accept-Encoding": "identity", **headers})
             answer = connection.getresponse()
             if answer.status in (301, 302, 303, 307, 308) and answer.headers.get("Location"):
-                url = urljoin(url, answer.headers["Location"])
+                url = _joined(url, answer.headers["Location"])
                 continue
             if answer.status == 416:  # what we have is not the beginning of what is there
                 partial.unlink(missing_ok=True)
@@ -79,9 +84,57 @@ def _fetch(url: str, partial: Path, limits: Limits, deadline: float) -> None:
                 raise FetchRefusedError(f"http_{answer.status}")
             _receive(answer, partial, have if answer.status == 206 else 0, limits, deadline)
             return
-        finally:
-            connection.close()
     raise FetchRefusedError(REASON_UNREACHABLE)
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise FetchRefusedError(REASON_BAD_ADDRESS) from error
+    if not good:
+        raise FetchRefusedError(REASON_BAD_ADDRESS)
+    return parts
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise FetchRefusedError(REASON_BAD_ADDRESS) from error
+
+
+@contextmanager
+def _ended_at(deadline: float, connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Close the connection in the end, and cut it at the deadline: a server that sends a byte now and then resets every time limit of the socket."""
+    raw: socket.socket = connection.sock
+
+    def cut() -> None:
+        with suppress(OSError):  # it is closed already
+            socket.socket.shutdown(raw, socket.SHUT_RDWR)  # that of TLS would take the session from under the reader
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def _require_picture(partial: Path) -> None:
+    """Kinds of pictures that are not taken are for collect to judge; what is none is no answer to keep."""
+    with partial.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    try:
+        sniff(head)
+    except RefusedError as error:
+        if error.reason in (REASON_EMPTY, REASON_NOT_AN_IMAGE):
+            partial.unlink()
+            _etag_file(partial).unlink(missing_ok=True)
+            raise FetchRefusedError(error.reason) from None
 
 
 def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, limits: Limits, deadline: float) -> None:
@@ -94,8 +147,10 @@ def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, limits:
             if have > limits.max_bytes:
                 raise FetchRefusedError(REASON_TOO_MANY_BYTES)
             if time.monotonic() > deadline:
-                raise TimeoutError
+                raise TimeoutError("it took too long")
             file.write(block)
+    if time.monotonic() > deadline:  # it was cut, which looks like its end where no length was told
+        raise TimeoutError("it took too long")
     if answer.length:  # bytes that are still to come: the connection closed early
         raise http.client.IncompleteRead(b"")
 

@@ -7,6 +7,7 @@ walks through is kept at several places. A fixed gap bounds how many frames a bu
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,8 +25,13 @@ CHANGED_GREY = 25  # a cell that differs by more shows something else; noise and
 MEMORY_FRAMES = 256  # kept frames that a new one is held against
 MIN_GAP_FRAMES = 10  # at most one frame in ten, whatever the frame rate
 JPEG_QUALITY = 95
+_WHOLE = 0.95  # of the frames and the time that a container tells; some tell a little too much
 
 Cells = NDArray[np.float32]
+
+
+class ClipCutShortError(Exception):
+    """A clip ends, for its reader, before its container says; what came before has been read."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +81,28 @@ def choose_frames(clip: Path, min_gap_s: float, min_change: float) -> Iterator[F
 
     Raises:
         DataError: no frame can be read.
+        ClipCutShortError: after the last frame that can be read, when there should be more.
     """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be read is told by us; FFmpeg's words name neither clip nor remedy
     video = cv2.VideoCapture(str(clip))
+    seconds = 0.0
     try:
-        rate = video.get(cv2.CAP_PROP_FPS)
+        rate, told = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
         rate = rate if 0 < rate < 1000 else 25.0  # some containers do not say
         chooser = Chooser(min_change, max(MIN_GAP_FRAMES, round(min_gap_s * rate)))
         index = -1
         while video.grab():
             index += 1
+            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000 or index / rate  # its own clock: phones do not film at an even rate
             if chooser.waits(index):
                 continue
             good, image = video.retrieve()
             if good and chooser.takes(index, image):
                 content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-                yield Frame(index, index / rate, content)
+                yield Frame(index, seconds, content)
     finally:
         video.release()
     if index < 0:
         raise DataError(f"{clip} has no frame that can be read: remove it, or convert it to H.264 in MP4")
+    if index + 1 < _WHOLE * told and seconds < _WHOLE * (told - 1) / rate:
+        raise ClipCutShortError(f"{index + 1} of {round(told)} frames can be read, up to {seconds:.1f} s: copy it anew if there is a whole one")

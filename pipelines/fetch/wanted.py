@@ -11,6 +11,9 @@ _PLAIN = re.compile(r"[\w.,+=@ ()-]+(?:/[\w.,+=@ ()-]+)*", re.ASCII)
 _MAX_NAME = 150  # file systems take 255 bytes a part
 
 REASON_UNREACHABLE = "unreachable"
+REASON_UNREADABLE = "unreadable"
+REASON_BAD_ADDRESS = "bad_address"
+REASON_PART_OF_CLIP = "clip_cut_short"  # its frames up to there are taken
 REASON_TOO_MANY_BYTES = "too_many_bytes"
 REASON_PRIVATE_ADDRESS = "private_address"
 REASON_SYMLINK_OUTSIDE = "symlink_outside"
@@ -18,7 +21,7 @@ REASON_NOT_A_FILE = "not_a_file"
 
 
 class FetchRefusedError(Exception):
-    """One entry cannot be had; `reason` is the word for the manifest."""
+    """One entry cannot be had; `reason` is the word for the manifest, its cause what was said."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -27,7 +30,10 @@ class FetchRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture of a source: where it is, and what the source says of it. `refused` is the reason word of what is not even tried."""
+    """One picture of a source: where it is, and what the source says of it.
+
+    `refused` is the reason word of what is not even tried or could not be had, `why` what was said then.
+    """
 
     uri: str
     name: str  # below the source's folder, always a plain relative path
@@ -35,6 +41,7 @@ class Wanted:
     captured_at: str | None = None
     split: str | None = None
     refused: str | None = None
+    why: str | None = None
 
 
 def safe_name(name: str, unique: str) -> str:

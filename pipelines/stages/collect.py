@@ -8,12 +8,12 @@ from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
 from pipelines.collect.inbox import Inbox, both, read_inbox
 from pipelines.collect.screening import look_at_all, look_at_all_on_ray
-from pipelines.collect.selection import Interest, Lists, lines_of, unmatched
+from pipelines.collect.selection import Interest, Lists, contradicted, lines_of, unmatched
 from pipelines.collect.summary import collection_metrics
 from pipelines.core.champion import read_champions
 from pipelines.core.cli import stage_main
-from pipelines.core.errors import MissingInputError, counted
-from pipelines.core.io import require_file, require_folder, write_metrics
+from pipelines.core.errors import MissingInputError, counted, listed
+from pipelines.core.io import read_text, require_folder, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_manifest, write_manifest
 
@@ -27,7 +27,7 @@ def work(args: argparse.Namespace) -> None:
     inbox = _inbox(args)
     if not len(inbox.seen):
         raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
-    lists = Lists(*(lines_of(require_file(args.lists / name, _LISTS).read_text(encoding="utf-8")) for name in ("pick.txt", "reject.txt")))
+    lists = Lists(*(lines_of(read_text(args.lists / name, _LISTS)) for name in ("pick.txt", "reject.txt")))
     manifest = args.raw / "manifest.parquet"
     earlier = set(read_manifest(manifest).filter(status="kept")["image_id"]) if params.collect.sample.budget and manifest.exists() else set()
     view = _view(params, args)
@@ -37,6 +37,7 @@ def work(args: argparse.Namespace) -> None:
     collection.remove_strays()
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
     metrics["list_lines_unmatched"] = {name: unmatched(collection.table, lines) for name, lines in (("pick", lists.pick), ("reject", lists.reject))}
+    metrics["picked_and_rejected"] = contradicted(collection.table, lists)
     write_metrics(args.metrics, metrics)
     collection.forget_others()
     kept, dropped, linked = (
@@ -45,6 +46,11 @@ def work(args: argparse.Namespace) -> None:
         counted(metrics["near_duplicate_pairs"], "near-duplicate"),
     )
     print(f"collect: {kept} kept, {dropped} dropped, {linked} linked")
+    for name, lines in metrics["list_lines_unmatched"].items():
+        if lines:
+            print(f"collect: {counted(len(lines), 'line')} of {args.lists}/{name}.txt without a file: {listed(lines)}")
+    if both_lists := metrics["picked_and_rejected"]:
+        print(f"collect: {counted(len(both_lists), 'file')} on both lists, and so rejected: {listed(both_lists)}")
 
 
 def _inbox(args: argparse.Namespace) -> Inbox:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.cli import stage_main
 from pipelines.core.io import write_json
 from pipelines.core.params import load_params
+
+if TYPE_CHECKING:
+    from pipelines.fetch.wanted import Wanted
 
 COUNTS_NAME = ".counts.json"  # a name that the inbox skips
 
@@ -16,15 +21,32 @@ COUNTS_NAME = ".counts.json"  # a name that the inbox skips
 def work(args: argparse.Namespace) -> None:
     """Fill the folder; without sources it holds the counts only."""
     params = load_params(args.params).collect
-    counts: dict[str, Any] = {}
+    found: Mapping[str, Sequence[Wanted]] = {}
     if params.sources or args.fetched.exists():
         from pipelines.fetch.fetch import Places, fetch_all
 
-        counts = fetch_all(params.sources, params.download, Places(Path(), args.fetched, args.work))
-    write_json(args.fetched / COUNTS_NAME, counts)
-    for name, count in counts.items():
-        refused = "".join(f", {number} {reason}" for reason, number in count["refused"].items())
-        print(f"fetch: {name}: {count['ready']} of {count['offered']} ready{refused}")
+        found = fetch_all(params.sources, params.download, Places(Path(), args.fetched, args.work))
+    write_json(args.fetched / COUNTS_NAME, {name: _counts(items) for name, items in found.items()})
+    for name, items in found.items():
+        print(f"fetch: {name}: {sum(item.refused is None for item in items)} of {len(items)} ready{_refusals(items)}")
+
+
+def _counts(items: Sequence[Wanted]) -> dict[str, Any]:
+    refused = Counter(item.refused for item in items if item.refused is not None)
+    return {"offered": len(items), "ready": len(items) - refused.total(), "refused": dict(sorted(refused.items()))}
+
+
+def _refusals(items: Sequence[Wanted]) -> str:
+    """The refused by reason, of each reason the first in full; all of them stand in the manifest."""
+    first: dict[str, Wanted] = {}
+    for item in items:
+        if item.refused is not None:
+            first.setdefault(item.refused, item)
+    counts = Counter(item.refused for item in items)
+    return "".join(
+        f"\n  {counts[reason]} {reason}: {ascii(item.uri)[1:-1]}{f' ({item.why})' if item.why else ''}{' and others' if counts[reason] > 1 else ''}"
+        for reason, item in sorted(first.items())
+    )
 
 
 if __name__ == "__main__":
