@@ -133,6 +133,13 @@ def test_files_of_others_are_refused(model: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ONNX_KINDS)
+def test_an_input_of_another_size_than_the_contract_is_refused(model: Path, kind: str) -> None:
+    with_metadata(model, metadata_from_contract(ModelContract(CLASSES, (2 * SIDE, SIDE), "cxcywh_scores"), stride=8))
+    with pytest.raises(DataError, match=r"has an input of \[.*3, 64, 64\], its contract says \(N, 3, 64, 128\)"):
+        open_runner(kind, model, threads=1)
+
+
+@pytest.mark.parametrize("kind", ONNX_KINDS)
 def test_output_that_breaks_the_contract_is_refused(model: Path, kind: str) -> None:
     more = ModelContract((*CLASSES, "a fourth"), (SIDE, SIDE), "cxcywh_scores")
     with_metadata(model, metadata_from_contract(more, stride=8))

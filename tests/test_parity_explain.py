@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -19,16 +24,19 @@ from torch import nn
 from export.check.diagnosis import name_input_fault, stretched_input
 from export.check.explain import first_parting, relative_difference
 from export.convert.onnx_from_torch import onnx_from_torch
-from export.convert.onnx_model import read_onnx
+from export.convert.onnx_model import metadata_of, read_onnx, with_metadata
 from export.convert.onnx_probe import OnnxInside
+from export.metadata import CONTRACT_KEY, contract_from_metadata
 from export.runners import open_runner
 from export.runners.detect import model_input
 from export.runners.openvino import OpenVinoRunner
 from pipelines.cli import main
 from pipelines.core.contract import ModelContract
 from pipelines.core.images import Decoded, read_for
+from pipelines.core.io import canonical_json
 from tests.small_yolos import CLASSES, SIDE, pictures
 from tests.tiny_detector import CONTRACT, make_project, other_contract
+from tests.tiny_detector import model_bytes as tiny_model
 from training.checkpoint import load_detector, model_bytes
 from training.models import build_network
 
@@ -125,6 +133,83 @@ def test_bgr_inside_the_network_is_named(project: Path, tmp_path: Path, capsys: 
     status, said = parity(project, str(project / "model.pt"), str(changed(project, tmp_path, swap_channels)), capsys, explain=False)
     assert status == 2
     assert "fault: colour order: they agree when red and blue are swapped" in said
+
+
+def stating(project: Path, path: Path, **changes: object) -> Path:
+    """The project's model with another contract in its metadata, as someone else's export might state it."""
+    model = onnx.load(project / "model.onnx")
+    contract = replace(contract_from_metadata(metadata_of(model), "model.onnx"), **changes)  # type: ignore[arg-type]
+    path.write_bytes(with_metadata(model.SerializeToString(), {CONTRACT_KEY: canonical_json(contract.to_json())}))
+    return path
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("full", "reduced"), ("reduced", "full")])
+def test_another_decoding_is_named(project: Path, tmp_path: Path, ours: str, theirs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """JPEGs of four times the input's size with much fine detail: at 1/4 the decoder leaves it out, resizing afterwards makes patterns of it."""
+    for number in range(3):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        detail = np.random.default_rng(number).integers(0, 256, (4 * SIDE, 4 * SIDE, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(tmp_path / "raw" / f"{number}.jpg"), detail)
+    shutil.copy(project / "params.yaml", tmp_path)
+    a, b = (str(stating(project, tmp_path / f"{decoding}.onnx", decoding=decoding)) for decoding in (ours, theirs))
+    status, said = parity(tmp_path, a, b, capsys)
+    assert status == 2
+    assert f"decoding: onnxruntime:{a} states {ours}, onnxruntime:{b} states {theirs}\n" in said
+    assert f"fault: decoding: they agree when images are decoded as {ours}, the contract says {theirs}\n" in said
+    assert "no node differs" in said  # both are looked into with one input
+    assert parity(tmp_path, a, a, capsys)[0] == 0
+
+
+def tiny(folder: Path, name: str, **changes: Any) -> str:
+    """One more tiny detector: which classes it names, in which order, and which colours it reads for them."""
+    path = folder / f"{name}.onnx"
+    path.write_bytes(tiny_model(**changes))
+    return str(path)
+
+
+def test_classes_are_compared_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_project(tmp_path / "p", images=2).root
+    moved = other_contract(classes=("green", "red", "blue"))  # not red and blue: that could be BGR as well
+    model = str(folder / "export" / "model.onnx")
+    for a, b in itertools.permutations((model, tiny(folder, "permuted", contract=moved, reads=(1, 0, 2)))):
+        status, said = parity(folder, a, b, capsys, explain=False)
+        assert (status, "8 matched, 0 missed" in said) == (0, True), said
+    for a, b in itertools.permutations((model, tiny(folder, "swapped", contract=moved))):
+        status, said = parity(folder, a, b, capsys, explain=False)
+        assert status == 2
+        assert "fault: class order: " in said
+    for classes in (("cat", "dog", "cow"), ("red", "green", "blue?")):
+        for a, b in itertools.permutations((model, tiny(folder, "other", contract=other_contract(classes=classes)))):
+            status, said = parity(folder, a, b, capsys, explain=False)
+            assert status == 2
+            assert said.startswith("error: ")
+            assert "name two models of the same classes" in said
+
+
+def test_nothing_compared_is_no_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_project(tmp_path / "p", images=1).root
+    shutil.rmtree(folder / "raw")
+    (folder / "raw").mkdir()
+    assert cv2.imwrite(str(folder / "raw" / "dark.png"), np.full((64, 96, 3), 30, np.uint8))
+    model = str(folder / "export" / "model.onnx")
+    status, said = parity(folder, model, model, capsys, explain=False)
+    assert status == 2
+    assert "neither shows a box on 1 image, so nothing was compared: name images with objects on them" in said
+    assert "same:" not in said
+
+
+def test_inputs_of_other_sizes_are_stated(tmp_path: Path, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    module, contract = load_detector(project / "model.pt")
+    contract = replace(contract, input_wh=(2 * SIDE, SIDE))
+    (larger / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17, thresholds=dict.fromkeys(CLASSES, 0.3)))
+    status, said = parity(project, str(project / "model.pt"), str(larger / "model.onnx"), capsys)
+    assert status == 2
+    assert (
+        f"input size: torch:{project / 'model.pt'} states ({SIDE}, {SIDE}), onnxruntime:{larger / 'model.onnx'} states ({2 * SIDE}, {SIDE})" in said
+    )
+    assert "have inputs of other sizes, so their insides cannot be compared" in said
 
 
 def test_another_precision_is_looked_into_by_its_own_measure(project: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.check.parity import Parity, compare, total
 from export.runners.detect import Detector, NmsValues, above, detect, model_input, read_output
 from pipelines.core.boxes import iou_matrix
-from pipelines.core.contract import ModelContract
+from pipelines.core.contract import Decoding, ModelContract
 from pipelines.core.images import Decoded, Letterbox, apply_letterbox, letterbox_for, read_for, tensor_from_letterboxed
 from pipelines.core.types import Detections
 
@@ -24,6 +24,8 @@ GREY_LEVEL = 1.001 / 255  # another OpenCV may decode or resize a pixel one grey
 PAD_VALUES = (114, 0, 127, 128, 255)  # the usual one first: of several that explain it, it is named
 MAX_IMAGES = 8  # that a hypothesis is tried on
 EXPLAINS = 0.9  # share of the boxes that a hypothesis must put right
+CLOSER = 10  # times closer scores, where no box is lost: what a hypothesis must make of them
+SAME_SCORE = 1e-4  # runtimes that compute float32 differ by less
 SAME_PLACE_IOU = 0.5
 
 
@@ -85,13 +87,17 @@ def name_output_fault(runner: Detector, reference: Reference) -> str | None:
     images = [read_for(path, runner.contract.decode_to_wh) for path in part.images]
     before = [detect(runner, image, part.nms) for image in images]
     agreement = _agreement(part, before)
-    if agreement >= 1.0:
+    if agreement.share >= 1.0 and agreement.score_difference <= SAME_SCORE:
         return None
     answers = []
     for name, attempt in _hypotheses(runner, part.nms):
         answers.append((_agreement(part, [attempt(image) for image in images]), name))
-    best, name = max(answers, key=lambda item: item[0])
-    if best >= EXPLAINS and best > agreement:
+    otherwise: Decoding = "full" if runner.contract.decoding == "reduced" else "reduced"
+    decode_to_wh = replace(runner.contract, decoding=otherwise).decode_to_wh
+    name = f"decoding: they agree when images are decoded as {otherwise}, the contract says {runner.contract.decoding}"
+    answers.append((_agreement(part, [detect(runner, read_for(path, decode_to_wh), part.nms) for path in part.images]), name))
+    best, name = max(answers, key=lambda item: (item[0].share, -item[0].score_difference))
+    if best.explains(agreement):
         return name
     return _class_order(part, before, runner.contract.classes)
 
@@ -133,12 +139,24 @@ def _hypotheses(runner: Detector, nms: NmsValues) -> Iterator[tuple[str, Callabl
     yield "scale: they agree on values from 0 to 255, so one side does not divide by 255", scaled
 
 
-def _agreement(reference: Reference, found: Sequence[Detections]) -> float:
-    """Share of the boxes of either side that have a partner with a score that is about the same; 1 when nothing is shown."""
+@dataclass(frozen=True)
+class _Agreement:
+    """`share` of the boxes of either side that have a partner, 1 when nothing is shown; the largest difference between partners' scores."""
+
+    share: float
+    score_difference: float
+
+    def explains(self, before: _Agreement) -> bool:
+        """Whether the fault whose undoing gave this is the one that gave `before`."""
+        closer = self.share == before.share and self.score_difference * CLOSER <= before.score_difference
+        return self.share >= EXPLAINS and (self.share > before.share or closer)
+
+
+def _agreement(reference: Reference, found: Sequence[Detections]) -> _Agreement:
     parity = _parity(reference, found)
     wrong = sum(parity.total(name) for name in ("missed", "extra")) + 2 * parity.total("class_flips")
     right = 2 * parity.total("matched") + parity.total("near_threshold")
-    return right / (right + wrong) if right + wrong else 1.0
+    return _Agreement(right / (right + wrong) if right + wrong else 1.0, parity.max_score_difference)
 
 
 def _parity(reference: Reference, found: Sequence[Detections]) -> Parity:

@@ -117,6 +117,19 @@ class Runner(ABC):
                 "export the model again"
             )
 
+    def require_input_shape(self, stated: Sequence[object]) -> None:
+        """Refuse a model whose input is not of the contract's size; of its `stated` sides those count that are numbers.
+
+        Raises:
+            DataError: they differ.
+        """
+        width, height = self.contract.input_wh
+        wanted = (None, 3, height, width)
+        if len(stated) != len(wanted) or any(
+            isinstance(one, int) and other is not None and one != other for one, other in zip(stated, wanted, strict=True)
+        ):
+            raise DataError(f"{self.path} has an input of {list(stated)}, its contract says (N, 3, {height}, {width}): export the model again")
+
     @abstractmethod
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute; `batch` is checked and contiguous."""

@@ -42,6 +42,7 @@ class OnnxRuntimeRunner(Runner):
         self.precision = precision_from_metadata(metadata, str(path))
         self.thresholds = thresholds_from_metadata(metadata, self.contract.classes, str(path))
         self.require_names([item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
+        self.require_input_shape(session.get_inputs()[0].shape)
         self._session: Any = session
         self._free = Semaphore(streams)
 

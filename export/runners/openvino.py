@@ -53,6 +53,7 @@ class OpenVinoRunner(Runner):
             self.precision = precision_from_metadata(metadata, str(path))
             self.thresholds = thresholds_from_metadata(metadata, self.contract.classes, str(path))
             self.require_names([item.get_any_name() for item in model.inputs], [item.get_any_name() for item in model.outputs])
+            self.require_input_shape([side.get_length() if side.is_static else None for side in model.input(0).partial_shape])
         except RuntimeError as error:
             raise DataError(f"{path} cannot be loaded by OpenVINO ({one_line(error)}): run `dvc repro export_onnx`") from error
         self._once, self._precision_hint = Lock(), precision_hint or arithmetic_hint(self.precision, core)

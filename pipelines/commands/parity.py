@@ -21,7 +21,8 @@ from export.runners import Runner, open_runner
 from export.runners.detect import Detector, NmsValues, detect, model_input
 from pipelines.commands.predict import image_files
 from pipelines.core.cli import positive
-from pipelines.core.errors import DataError, GateError, ParamsError
+from pipelines.core.contract import ModelContract
+from pipelines.core.errors import ClassContractError, DataError, GateError, ParamsError, counted
 from pipelines.core.images import read_for
 from pipelines.core.io import require_file
 from pipelines.core.params import Params, load_params
@@ -64,17 +65,23 @@ def run(args: argparse.Namespace) -> int:
     params = load_params(args.params)
     a, b = _side(args.a), _side(args.b)
     images = tuple(image_files(args.images)[0])
-    reference, thresholds = _detections(a, images, params, args.threads)
+    with _open(a, args.threads) as runner:
+        contract, thresholds = runner.contract, getattr(runner, "thresholds", None)
+        reference = _found(runner, images, params)
     with _open(b, args.threads) as runner:
+        _require_same_classes(a, contract, b, runner.contract)
+        reference = [_in_order(item, contract, runner.contract) for item in reference]
+        for line in (stated := _stated_differences(a, contract, b, runner.contract)):
+            print(line)
         if isinstance(runner, Runner) and thresholds is None:
             thresholds = runner.thresholds
         if thresholds is None:
             raise DataError(f"neither {a} nor {b} states thresholds: name an exported model on one side")
-        limits = np.array([thresholds[name] for name in runner.contract.classes if name in thresholds])
+        limits = np.array([thresholds[name] for name in runner.contract.classes])
         precision = max((_precision(a), getattr(runner, "precision", "fp32")), key=LOWER.index)
         found = _found(runner, images, params)
         match_iou = params.verify.match_iou[precision]  # type: ignore[index]
-        against = Reference(images, reference, limits, match_iou, params.verify.near_threshold, _nms(params))
+        against = Reference(images, tuple(reference), limits, match_iou, params.verify.near_threshold, _nms(params))
         parity = _parity(against, found)
         same = _same(parity, params, precision)
         print(_counts(parity, len(images)))
@@ -85,10 +92,12 @@ def run(args: argparse.Namespace) -> int:
     if args.explain:
         parted = _explain(a, b, images[:EXPLAINED_IMAGES], precision, args.threads)
         print(parted)
+    if not parity.counts.sum():
+        raise DataError(f"neither shows a box on {counted(len(images), 'image')}, so nothing was compared: name images with objects on them")
     if same:
         print(f"same: {b} finds what {a} finds")
         return 0
-    cause = fault or parted or "run it again with --explain"
+    cause = fault or "; ".join(stated) or parted or "run it again with --explain"
     raise GateError(f"{b} does not find what {a} finds ({cause})")
 
 
@@ -118,9 +127,22 @@ def _nms(params: Params) -> NmsValues:
     return NmsValues(params.predict.score_floor, params.predict.iou_threshold, params.predict.max_detections)
 
 
-def _detections(side: Side, images: tuple[Path, ...], params: Params, threads: int) -> tuple[tuple[Any, ...], dict[str, float] | None]:
-    with _open(side, threads) as runner:
-        return tuple(_found(runner, images, params)), getattr(runner, "thresholds", None)
+def _require_same_classes(a: Side, ours: ModelContract, b: Side, theirs: ModelContract) -> None:
+    if set(ours.classes) != set(theirs.classes):
+        raise ClassContractError(f"{a} knows the classes {list(ours.classes)}, {b} knows {list(theirs.classes)}: name two models of the same classes")
+
+
+def _in_order(found: Detections, ours: ModelContract, theirs: ModelContract) -> Detections:
+    """Detections of a model of `ours` with the class numbers of `theirs`: it is names that are compared."""
+    numbers = np.array([theirs.classes.index(name) for name in ours.classes], dtype=np.int64)
+    return Detections(found.xyxy, found.score, numbers[found.class_index])
+
+
+def _stated_differences(a: Side, ours: ModelContract, b: Side, theirs: ModelContract) -> list[str]:
+    """What the two contracts ask for differently of whoever feeds them."""
+    fields = {"decoding": "decoding", "input size": "input_wh", "pad value": "pad_value"}
+    values = {name: (getattr(ours, field), getattr(theirs, field)) for name, field in fields.items()}
+    return [f"{name}: {a} states {one}, {b} states {other}" for name, (one, other) in values.items() if one != other]
 
 
 def _found(runner: Detector, images: tuple[Path, ...], params: Params) -> list[Detections]:
@@ -149,7 +171,8 @@ def _same(parity: Parity, params: Params, precision: str) -> bool:
 
 def _counts(parity: Parity, images: int) -> str:
     counts = ", ".join(f"{parity.total(name)} {name.replace('_', ' ')}" for name in ("matched", "missed", "extra", "class_flips", "near_threshold"))
-    return f"{images} images: {counts}; scores up to {parity.max_score_difference:.6f} apart, boxes up to {parity.max_position_difference_px:.3f} px"
+    apart = f"scores up to {parity.max_score_difference:.6f} apart, boxes up to {parity.max_position_difference_px:.3f} px"
+    return f"{counted(images, 'image')}: {counts}; {apart}"
 
 
 # ---- where they part
@@ -173,8 +196,14 @@ def _explain(a: Side, b: Side, images: tuple[Path, ...], precision: str, threads
     if not graphs or any(side.kind == "tensorrt" for side in (a, b)):
         raise ParamsError("--explain looks into .onnx and .pt files, one .onnx at least: name the ONNX file that the engine was built from")
     graph = graphs[a] if a in graphs else graphs[b]
+    with _open(a, threads) as runner:
+        contract = runner.contract
+        batch = np.concatenate([model_input(read_for(image, contract.decode_to_wh), contract)[0] for image in images])
+    with _open(b, threads) as runner:
+        if runner.contract.input_wh != contract.input_wh:
+            return f"{a} and {b} have inputs of other sizes, so their insides cannot be compared: export one of them with the other's train.input_wh"
     with tempfile.TemporaryDirectory(prefix="detloop-parity-") as folder:
-        ours, theirs = (_inside(side, graphs.get(side), graph, images, Path(folder), threads) for side in (a, b))
+        ours, theirs = (_inside(side, graphs.get(side), graph, batch, Path(folder), threads) for side in (a, b))
         nodes = [name for name in graph.nodes if ours.has(name) and theirs.has(name)]
         parents = _among(nodes, graph.parents)
         parting = first_parting(nodes, parents, ours.values, theirs.values, TOLERANCES[precision])
@@ -196,10 +225,9 @@ def _sentence(parting: Parting, kind: str, ours: Inside, theirs: Inside, sides: 
     )
 
 
-def _inside(side: Side, own: Any, graph: Any, images: tuple[Path, ...], folder: Path, threads: int) -> Inside:
-    """Open one side up; `graph` gives the names, `own` is the side's own ONNX graph (None for a .pt)."""
+def _inside(side: Side, own: Any, graph: Any, batch: NDArray[np.float32], folder: Path, threads: int) -> Inside:
+    """Open one side up and feed it `batch`; `graph` gives the names, `own` is the side's own ONNX graph (None for a .pt)."""
     with _open(side, threads) as runner:
-        batch = np.concatenate([model_input(read_for(image, runner.contract.decode_to_wh), runner.contract)[0] for image in images])
         arithmetic = runner.arithmetic() if isinstance(runner, Runner) else {}
     if own is None:
         from training.inside import TorchInside
