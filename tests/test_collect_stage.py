@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from pipelines.collect.cache import MEASURED_SCHEMA, Cache
+from pipelines.collect.listing import listing_beside
 from pipelines.core.records import read_manifest
 from tests.collect_runs import ROOT, collect, command, kill_at_random_moments, snapshot
 from tests.images import bad_files, jpeg, odd_but_good
@@ -128,6 +129,22 @@ def test_killed_anywhere_a_rerun_ends_as_if_undisturbed(tmp_path: Path) -> None:
     found = kill_at_random_moments(tmp_path, inbox, kills=6, seed=0)
     assert found.differing == []
     assert any(0 < images < 300 for images in found.images_when_killed), found  # some were in the middle
+
+
+def test_the_store_is_seen_as_os_walk_sees_it(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xff\n.jpg")
+    for name, content in {"stray.bin": b"", "aa/one.jpg": b"1", f"aa/{odd}": b"22", "ab/Ü b.png": b"333"}.items():
+        path = tmp_path / "images" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(content)
+    (tmp_path / "images/ac").mkdir()
+    found = [Path(folder, name) for folder, _, names in os.walk(tmp_path) for name in names]
+    with listing_beside(str(tmp_path), "images") as listed:
+        sizes, folders, empty = listed()
+    assert sizes == {str(path.relative_to(tmp_path)): path.stat().st_size for path in found}
+    assert (sorted(folders), empty) == (["images/aa", "images/ab", "images/ac"], ["images/ac"])
+    with listing_beside(str(tmp_path), "nowhere") as listed:
+        assert listed() == ({}, [], [])
 
 
 def test_two_inboxes_with_the_same_content_give_the_same_bytes(tmp_path: Path, inbox: Path) -> None:

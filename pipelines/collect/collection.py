@@ -66,13 +66,13 @@ class Wishes:
     strata: tuple[str, ...]
 
 
-def collect(inbox: Inbox, raw: Path, work: Path, wishes: Wishes, earlier: Set[str], look: LookAtAll, view: View | None) -> Collection:
-    """Look at what is new and decide over all. Kept images lie below `raw` when it returns; those that are no longer kept still do.
+def collect(inbox: Inbox, store: ImageStore, work: Path, wishes: Wishes, earlier: Set[str], look: LookAtAll, view: View | None) -> Collection:
+    """Look at what is new and decide over all. Kept images lie in `store` when it returns; those that are no longer kept still do.
 
-    `earlier` has the image_ids that the last run kept; `look` is the executor; `view` gives the champion's view of images that lie below `raw`.
+    `earlier` has the image_ids that the last run kept; `look` is the executor; `view` gives the champion's view of images that lie in `store`.
     """
     started_ns = time.time_ns()
-    cache, store = Cache(work), ImageStore(raw)
+    cache = Cache(work)
     table = _look_at_new(inbox, cache, store, wishes.thresholds.max_pixels, look)
     old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS
     files = table.filter(pl.col("image_id").is_not_null() & old_enough)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Set
 from pathlib import Path
 
+from pipelines.collect.listing import Listing
 from pipelines.core.errors import DataError
 from pipelines.core.io import sha256_bytes
 
@@ -23,24 +24,16 @@ def raw_path(image_id: str, extension: str) -> str:
 
 
 class ImageStore:
-    """data/raw/images; `sizes` is what lay there when the store was opened, path relative to data/raw to bytes. Threads may share one."""
+    """data/raw/images; `sizes` is what lies there, path relative to data/raw to bytes. Threads may share one.
 
-    def __init__(self, raw: Path) -> None:
+    `there` is the `listing` of IMAGES_FOLDER in `raw`, of before the store was opened.
+    """
+
+    def __init__(self, raw: Path, there: Listing) -> None:
         self._raw = str(raw)
         (raw / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
-        self.sizes: dict[str, int] = {}
-        self._folders: set[str] = set()
-        self._doubtful: set[str] = set()  # folders that may be empty
-        for folder in os.scandir(raw / IMAGES_FOLDER):
-            name = f"{IMAGES_FOLDER}/{folder.name}"
-            if folder.is_dir(follow_symlinks=False):
-                self._folders.add(name)
-                before = len(self.sizes)
-                self.sizes.update([(f"{name}/{entry.name}", entry.stat().st_size) for entry in os.scandir(folder.path)])
-                if len(self.sizes) == before:
-                    self._doubtful.add(name)
-            else:
-                self.sizes[name] = folder.stat().st_size
+        self.sizes, folders, empty = there
+        self._folders, self._doubtful = set(folders), set(empty)
 
     @property
     def raw(self) -> str:

@@ -40,7 +40,7 @@ class GrowingTable:
         if not paths:
             return pl.DataFrame(schema=self._schema)
         try:
-            table = pl.concat([pl.read_ipc(path) for path in paths[whole[-1] if whole else 0 :]])
+            table = pl.scan_ipc(paths[whole[-1] if whole else 0 :]).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{self._folder}/{self._name} cannot be read ({error}): remove it and run again") from error
         if table.schema != self._schema:

@@ -89,7 +89,7 @@ SAMPLES_SCHEMA: dict[str, pl.DataType] = {
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically, with settings that give the same bytes for the same rows."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", statistics=False)
+    frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=False)  # hashes and names: higher levels are slower, not smaller
     write_bytes(path, buffer.getvalue())
 
 

@@ -7,8 +7,10 @@ import argparse
 from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
 from pipelines.collect.inbox import Inbox, both, read_inbox
+from pipelines.collect.listing import listing_beside
 from pipelines.collect.screening import look_at_all, look_at_all_on_ray
 from pipelines.collect.selection import Interest, Lists, contradicted, lines_of, unmatched
+from pipelines.collect.store import IMAGES_FOLDER, ImageStore
 from pipelines.collect.summary import collection_metrics
 from pipelines.core.champion import read_champions
 from pipelines.core.cli import stage_main
@@ -24,7 +26,9 @@ _LISTS = "restore it from git (an empty list is an empty file)"
 def work(args: argparse.Namespace) -> None:
     """Images first, manifest after them, metrics last: killed anywhere, the next run ends in the same state."""
     params = load_params(args.params)
-    inbox = _inbox(args)
+    with listing_beside(str(args.raw), IMAGES_FOLDER) as there:
+        inbox = _inbox(args)
+        store = ImageStore(args.raw, there())
     if not len(inbox.seen):
         raise MissingInputError(f"the inbox {args.inbox} is empty: {_FILL}, or name `collect.sources` in params.yaml")
     lists = Lists(*(lines_of(read_text(args.lists / name, _LISTS)) for name in ("pick.txt", "reject.txt")))
@@ -32,7 +36,7 @@ def work(args: argparse.Namespace) -> None:
     earlier = set(read_manifest(manifest).filter(status="kept")["image_id"]) if params.collect.sample.budget and manifest.exists() else set()
     view = _view(params, args)
     look = look_at_all_on_ray if params.collect.executor == "ray" else look_at_all
-    collection = collect(inbox, args.raw, args.work, _wishes(params, lists, screened=view is not None), earlier, look, view)
+    collection = collect(inbox, store, args.work, _wishes(params, lists, screened=view is not None), earlier, look, view)
     write_manifest(manifest, collection.table)
     collection.remove_strays()
     metrics = collection_metrics(collection.table, inbox, collection.thumbnails)

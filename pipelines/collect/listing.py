@@ -1,0 +1,53 @@
+"""What lies below a folder and how large it is, seen by a process of its own: whoever asks goes on meanwhile, on another core.
+
+The process is this file run as a script without any package, so that it is there at once.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Listing = tuple[dict[str, int], list[str], list[str]]  # files with their bytes, folders, and those of the folders that are empty
+
+
+@contextmanager
+def listing_beside(root: str, name: str) -> Iterator[Callable[[], Listing]]:
+    """Begin a `listing`; the function waits for it."""
+    command = [sys.executable, "-I", "-S", __file__, root, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+
+        def listed() -> Listing:
+            content = process.communicate()[0]
+            return listing(root, name) if process.returncode else marshal.loads(content)
+
+        try:
+            yield listed
+        finally:
+            process.kill()
+
+
+def listing(root: str, name: str) -> Listing:
+    """What lies in the folder `name` of `root`, and in the folders therein, by path from `root`; nothing where there is no such folder."""
+    sizes: dict[str, int] = {}
+    folders: list[str] = []
+    empty: list[str] = []
+    for entry in os.scandir(f"{root}/{name}") if os.path.isdir(f"{root}/{name}") else ():  # noqa: PTH112
+        path = f"{name}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            files = [(f"{path}/{file.name}", file.stat().st_size) for file in os.scandir(entry.path)]
+            sizes.update(files)
+            folders.append(path)
+            if not files:
+                empty.append(path)
+        else:
+            sizes[path] = entry.stat().st_size
+    return sizes, folders, empty
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(marshal.dumps(listing(*sys.argv[1:])))
