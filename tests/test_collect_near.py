@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.collect.fates import find_clusters
 from pipelines.collect.hash_index import candidate_pairs
 from pipelines.collect.measure import Measurement, measure
-from pipelines.collect.near import Nodes, join, near_clusters, roots, thumbnail_differences
+from pipelines.collect.near import Nodes, join, near_clusters, roots, stand_ins, thumbnail_differences
 from tests.images import picture
 
 RADIUS, DIFFERENCE = 6, 12.0
@@ -177,6 +177,43 @@ def test_clusters_are_those_of_all_pairs_however_the_images_came(data: st.DataOb
     assert [ids[known[place]] for place in order] == expected
 
 
+@settings(max_examples=60, deadline=None)
+@given(shifts=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 60)), min_size=1, max_size=14))
+def test_who_stands_for_another_is_its_near_duplicate(shifts: list[tuple[int, int]]) -> None:
+    """Of any pictures: whoever stands for another is near it and better, whoever stands alone is near no better one that does."""
+    scenes = [np.asarray(picture(seed).convert("L").resize((96, 32))) for seed in range(2)]
+    thumbnails = np.array([scenes[scene][:, shift : shift + 32] for scene, shift in shifts], np.uint8)
+    hashes = np.array([(1 << shift // 4) - 1 for _, shift in shifts], np.uint64)
+    table = pl.DataFrame({"image_id": [f"{number:02d}" for number in range(len(shifts))], "phash": hashes, "thumbnail_at": np.arange(len(shifts))})
+    clusters = find_clusters(table, thumbnails, np.zeros(0, np.int64), RADIUS, DIFFERENCE)
+    order = np.lexsort((np.arange(len(shifts)), clusters))
+    found = stand_ins(hashes[order], lambda nodes: thumbnails[order[nodes]], RADIUS, DIFFERENCE, clusters[order])
+    stands = {int(order[place]): int(order[other]) for place, other in enumerate(found)}
+
+    def near(a: int, b: int) -> bool:
+        bits = int(hashes[a] ^ hashes[b]).bit_count()
+        return bits <= RADIUS and bool(thumbnail_differences(thumbnails.__getitem__, np.array([[a, b]]), DIFFERENCE)[0] <= DIFFERENCE)
+
+    alone = [a for a, b in stands.items() if a == b]
+    assert all(b in alone and b < a and near(a, b) for a, b in stands.items() if a != b)
+    assert not any(near(a, b) for a in alone for b in alone if a < b)
+
+
+def test_a_slow_pan_is_one_cluster_and_many_looks(shared: Path) -> None:
+    """Each frame is a near-duplicate of the next; the first and the last show other cells. One of them must not stand for all."""
+    smears = [cv2.imread(str(shared / f"data/bccd/JPEGImages/BloodImage_000{number}.jpg")) for number in (10, 11)]
+    field = np.concatenate([smear for smear in smears if smear is not None], axis=1)
+    frames = [measured(field[:, left : left + 640].astype(np.uint8)) for left in range(0, 641, 4)]
+    thumbnails = np.stack([np.frombuffer(frame.thumbnail, np.uint8).reshape(32, 32) for frame in frames])
+    hashes = np.array([frame.phash for frame in frames], np.uint64)
+    clusters = near_clusters(hashes, thumbnails.__getitem__, RADIUS, DIFFERENCE)
+    assert not clusters.any()
+    stands = stand_ins(hashes, thumbnails.__getitem__, RADIUS, DIFFERENCE, clusters)
+    assert 10 <= len(np.unique(stands)) <= 60
+    moved = 4 * np.abs(np.arange(len(frames)) - stands)
+    assert moved.max() <= 80  # pixels of 640: what stands for a frame shows nearly all of it
+
+
 def test_a_thousand_frames_of_a_still_scene_are_one_cluster() -> None:
     rng = np.random.default_rng(3)
     scene = rng.integers(20, 220, (32, 32))
@@ -186,3 +223,7 @@ def test_a_thousand_frames_of_a_still_scene_are_one_cluster() -> None:
     root = near_clusters(hashes, lambda nodes: looked.append(len(nodes)) or thumbnails[nodes], RADIUS, DIFFERENCE)  # type: ignore[func-returns-value]
     assert not root.any()
     assert sum(looked) < 20_000  # pictures, for half a million pairs
+    looked.clear()
+    stands = stand_ins(hashes, lambda nodes: looked.append(len(nodes)) or thumbnails[nodes], RADIUS, DIFFERENCE, root)  # type: ignore[func-returns-value]
+    assert not stands.any()
+    assert sum(looked) < 2_000

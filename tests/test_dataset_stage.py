@@ -106,6 +106,32 @@ def test_a_second_run_changes_no_byte_and_new_images_move_no_old_one(tmp_path: P
     assert read_assignments(tmp_path / "splits/assignments.jsonl") == new, "images that are away keep their side"
 
 
+def test_images_that_left_a_side_are_told_with_their_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The frozen test set shrank without a word when its images were deleted, dropped by a threshold, or labeled as skipped."""
+    rows = [row(f"{number:02d}", given_split="test" if number < 10 else "train") for number in range(30)]
+    labels = [label(f"{number:02d}", ("bolt", 10.0)) for number in range(30)]
+    assert build(tmp_path, rows, labels)["absent"] == {}
+    frozen = (tmp_path / "dataset/test.jsonl").read_bytes()
+    capsys.readouterr()
+    now = [row("00", status="dropped", reason="blurred"), *rows[2:]]  # 01 is deleted
+    skipped = [label("02", state="skipped"), *(item for item in labels[4:] if item.image_id != "29")]  # 03 and 29 have no label any more
+    metrics = build(tmp_path, now, skipped)
+    assert metrics["absent"] == {
+        "test": {
+            "blurred": {"count": 1, "first": ["cam/00.jpg"]},
+            "not_in_the_inbox": {"count": 1, "first": ["01"]},
+            "skipped": {"count": 1, "first": ["cam/02.jpg"]},
+            "unlabeled": {"count": 1, "first": ["cam/03.jpg"]},
+        },
+        "train": {"unlabeled": {"count": 1, "first": ["cam/29.jpg"]}},
+    }
+    said = "test lacks 4 images that it had (1 blurred, 1 not in the inbox, 1 skipped, 1 unlabeled): put back what should not be gone"
+    assert any(text.startswith(said) for text in metrics["warnings"])
+    assert f"dataset: {said}" in capsys.readouterr().out
+    assert build(tmp_path, rows, labels)["absent"] == {}
+    assert (tmp_path / "dataset/test.jsonl").read_bytes() == frozen
+
+
 def test_the_card_tells_the_drift_since_the_last_round(tmp_path: Path) -> None:
     """Round 1: 30 bolts of cam, round 2: the same and 10 nuts of top. Of all boxes a quarter would have to be others, of the images too."""
     rows = [row(f"{number:02d}") for number in range(30)]
@@ -150,7 +176,7 @@ def test_near_duplicates_across_given_splits_are_named(tmp_path: Path) -> None:
 def test_pool_images_that_look_like_labeled_ones_are_counted(tmp_path: Path) -> None:
     """b looks like the labeled a; d and e look like each other, c like an image that has left for another size, and none of them is labeled."""
     clusters = {"a": "a", "b": "a", "c": "c", "misfit": "c", "d": "d", "e": "d", "f": None}
-    rows = [row(name, near_group=cluster) for name, cluster in clusters.items()]
+    rows = [row(name, near_group=cluster, near_duplicate_of=None if cluster == name else cluster) for name, cluster in clusters.items()]
     metrics = build(tmp_path, rows, [label("a", ("bolt", 9.0)), label("misfit", ("bolt", 9.0), width=80)])
     assert metrics["splits"]["pool"]["images"] == 5
     assert metrics["pool_near_duplicates_of_labeled"] == {"count": 1, "first": ["cam/b.jpg"]}

@@ -98,7 +98,10 @@ def link(*clusters: list[str]) -> None:
     """Say in the manifest that these images are near-duplicates of each other."""
     group = {name: min(cluster) for cluster in clusters for name in cluster}
     manifest = read_manifest(Path("data/raw/manifest.parquet"))
-    write_manifest(Path("data/raw/manifest.parquet"), manifest.with_columns(near_group=pl.col("image_id").replace_strict(group, default=None)))
+    best = pl.col("image_id").replace_strict(group, default=None)
+    write_manifest(
+        Path("data/raw/manifest.parquet"), manifest.with_columns(near_group=best, near_duplicate_of=pl.when(best != pl.col("image_id")).then(best))
+    )
 
 
 def test_of_near_duplicates_people_see_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +114,21 @@ def test_of_near_duplicates_people_see_one(project: Path, capsys: pytest.Capture
     assert set(asked) >= {*val[:4], *pool[3:]}
     assert len(asked) == 4 + len(pool) - 2
     assert "2 near-duplicates of a labeled or asked image, 0 over the budget" in capsys.readouterr().out
+
+
+def test_a_chain_of_near_duplicates_does_not_silence_its_far_end(project: Path) -> None:
+    """A frame of a slow pan is a near-duplicate of the next; a label on the first says nothing of the last."""
+    train, pool = split_of("train"), split_of("pool")
+    path = Path("data/raw/manifest.parquet")
+    chain = [train[0], pool[0], pool[1], pool[2]]
+    stands = {pool[0]: train[0], pool[2]: pool[1]}
+    near = pl.col("image_id").replace_strict(dict.fromkeys(chain, min(chain)), default=None)
+    for_it = pl.col("image_id").replace_strict(stands, default=None)
+    write_manifest(path, read_manifest(path).with_columns(near_group=near, near_duplicate_of=for_it))
+    assert main(["queue", "build", "--budget", "40"]) == 0
+    asked = {row["image_id"] for row in rows("proposal.jsonl")}
+    assert pool[0] not in asked
+    assert len({pool[1], pool[2]} & asked) == 1
 
 
 def test_what_looks_like_an_image_that_was_asked_about_is_not_asked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dict.fromkeys(MANIFEST_SCHEMA)
         | {"origin": f"cam/{name}.jpg", "image_id": name, "path": f"images/{name}.jpg", "source": "cam", "brightness": 100.0, "phash": phash}
         | {"status": "dropped" if name == "f" else "kept", "near_group": "d" if name in "de" else None}
+        | {"near_duplicate_of": "d" if name == "e" else None}
         for name, phash in HASHES.items()
     ]
     write_manifest(Path("data/raw/manifest.parquet"), pl.DataFrame(rows, schema=MANIFEST_SCHEMA))

@@ -81,7 +81,7 @@ def collect(inbox: Inbox, store: ImageStore, work: Path, wishes: Wishes, earlier
     settings = (wishes.near_radius_bits, wishes.near_max_difference)
     clusters = find_clusters(table.filter(pl.col("reason").is_null()), cache.thumbnails(), cache.near(settings), *settings)
     cache.save_near(settings, clusters)
-    table = with_near_duplicates(table, clusters)
+    table = with_near_duplicates(table, cache.thumbnails(), clusters, *settings)
     path = pl.concat_str(pl.lit(f"{IMAGES_FOLDER}/"), pl.col("image_id").str.head(2), pl.lit("/"), "image_id", pl.lit("."), "extension")
     table = table.with_columns(pl.when(pl.col("reason").is_null()).then(path).alias("path"))
     if view is not None:

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.collect.measure import REASON_TOO_LARGE
-from pipelines.collect.near import NO_CLUSTER, Nodes, near_clusters
+from pipelines.collect.near import NO_CLUSTER, Nodes, near_clusters, stand_ins
 
 REASON_TOO_SMALL = "too_small"
 REASON_TOO_DARK = "too_dark"
@@ -83,20 +83,25 @@ def find_clusters(kept: pl.DataFrame, thumbnails: NDArray[np.uint8], known: Node
     return found
 
 
-def with_near_duplicates(table: pl.DataFrame, clusters: Nodes) -> pl.DataFrame:
-    """Add `near_group` (the smallest image_id of its cluster, where it has more than one) and `near_duplicate_of` (the best; null for the best).
+def with_near_duplicates(
+    table: pl.DataFrame, thumbnails: NDArray[np.uint8], clusters: Nodes, radius_bits: int, max_difference: float
+) -> pl.DataFrame:
+    """Add `near_group` (the smallest image_id of its cluster, where it has more than one) and `near_duplicate_of`.
 
-    `clusters` is of `find_clusters`. The best is of the highest given split, then has the most pixels, the most bytes, the first origin. At equal
-    size more bytes mean more detail or less compression; the sharpness of a reduced decode would take block edges for detail.
+    That is the best image of the cluster that is its near-duplicate; null for one that is better than all its near-duplicates. `clusters` is of
+    `find_clusters`. Better is who is of a higher given split, then has more pixels, more bytes, the earlier origin. At equal size more bytes mean
+    more detail or less compression; the sharpness of a reduced decode would take block edges for detail.
     """
     usable = pl.col("reason").is_null()
     shared = np.flatnonzero((clusters != NO_CLUSTER) & (np.bincount(clusters[clusters != NO_CLUSTER], minlength=len(clusters))[clusters] > 1))
     places = pl.DataFrame({"thumbnail_at": shared, "cluster": clusters[shared]}, schema={"thumbnail_at": pl.Int64, "cluster": pl.Int64})
     members = table.filter(usable).join(places, on="thumbnail_at", how="inner")
     side = pl.col("given_split").replace_strict({name: rank + 1 for rank, name in enumerate(_SIDES)}, default=0, return_dtype=pl.Int8)
-    ranked = members.sort([-side, -(pl.col("width_px").cast(pl.Int64) * pl.col("height_px")), -pl.col("bytes"), "origin"])
-    best = ranked.group_by("cluster", maintain_order=True).agg(pl.col("image_id").first().alias("best"), pl.col("image_id").min().alias("near_group"))
-    links = members.join(best, on="cluster", how="left").select("image_id", "near_group", "best")
+    ranked = members.sort(["cluster", -side, -(pl.col("width_px").cast(pl.Int64) * pl.col("height_px")), -pl.col("bytes"), "origin"])
+    at = ranked["thumbnail_at"].to_numpy()
+    best = stand_ins(ranked["phash"].to_numpy(), lambda nodes: thumbnails[at[nodes]], radius_bits, max_difference, ranked["cluster"].to_numpy())
+    near_group = pl.col("image_id").min().over("cluster").alias("near_group")
+    links = ranked.select("image_id", near_group, ranked["image_id"].gather(best).alias("best"))
     linked = table.join(links, on="image_id", how="left", maintain_order="left")
     return linked.with_columns(
         pl.when(usable).then(pl.col("near_group")).alias("near_group"),

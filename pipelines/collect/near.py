@@ -6,6 +6,8 @@ allowed. An object that came, went or moved breaks the second rule; another comp
 and strongly cropped copies are not found.
 
 Two images that a chain of others joins already are not compared, so a thousand frames of a still scene cost a thousand looks, not half a million.
+A chain may lead far: the first and the last frame of a slow pan share nothing. A cluster is what must not be parted by the split; which image may
+stand for another is a question of the two alone, see `stand_ins`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,28 @@ def near_clusters(
             pairs = pairs[roots(parent, pairs[:, 0]) != roots(parent, pairs[:, 1])]
             size = min(2 * size, _MOST_LOOK_PAIRS)
     return roots(parent, np.arange(len(hashes)))
+
+
+def stand_ins(hashes: Hashes, thumbnails: Thumbnails, radius_bits: int, max_difference: float, clusters: Nodes) -> Nodes:
+    """For each image the one that stands for it: the best of its cluster that is its near-duplicate, itself where none is, (N,).
+
+    Images of one cluster (`clusters`, any number for each) come together, best first. The best stands for all that are its near-duplicates; of those
+    that are left the best does so again. Two images are a cluster because they are near-duplicates, which is not asked again.
+    """
+    result: Nodes = np.arange(len(hashes), dtype=np.int64)
+    starts = np.flatnonzero(np.diff(clusters, prepend=-1, append=-1))
+    sizes = np.diff(starts)
+    pairs = starts[:-1][sizes == 2]
+    result[pairs + 1] = pairs
+    left = np.flatnonzero(np.repeat(sizes > 2, sizes))
+    while len(left):
+        is_first = np.diff(clusters[left], prepend=-1) != 0
+        best = left[is_first][np.cumsum(is_first) - 1]
+        close = ~is_first & (np.bitwise_count(hashes[left] ^ hashes[best]) <= radius_bits)
+        close[close] = thumbnail_differences(thumbnails, np.stack([best[close], left[close]], axis=1), max_difference) <= max_difference
+        result[left[close]] = best[close]
+        left = left[~is_first & ~close]
+    return result
 
 
 def join(parent: Nodes, pairs: Iterable[Iterable[int]]) -> None:

@@ -93,9 +93,9 @@ def complaint_candidates(params: Params) -> tuple[list[Candidate], list[str], li
 
 
 def clusters_of(manifest: pl.DataFrame) -> dict[str, str]:
-    """The cluster of each kept image that has near-duplicates."""
+    """For each kept image that has near-duplicates the one that stands for it; not the whole chain, whose ends may have nothing in common."""
     linked = manifest.filter(pl.col("status") == "kept", pl.col("near_group").is_not_null())
-    return dict(zip(linked["image_id"], linked["near_group"], strict=True))
+    return dict(linked.select("image_id", pl.coalesce("near_duplicate_of", "image_id").alias("stands")).iter_rows())
 
 
 def slice_name(params: Params, source: str, brightness: float) -> str:

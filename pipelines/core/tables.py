@@ -25,8 +25,8 @@ MANIFEST_SCHEMA: dict[str, pl.DataType] = {
     "status": pl.String(),
     "reason": pl.String(),  # why dropped, a word such as corrupt, not_an_image, exact_duplicate; null when kept
     "duplicate_of": pl.String(),  # image_id of the kept twin, for duplicates
-    "near_group": pl.String(),  # smallest image_id of its near-duplicate cluster; null without a near-duplicate
-    "near_duplicate_of": pl.String(),  # image_id of the best image of that cluster; null for the best itself. All of a cluster stay kept
+    "near_group": pl.String(),  # smallest image_id of its cluster: what chains of near-duplicates join; null without a near-duplicate
+    "near_duplicate_of": pl.String(),  # image_id of the one that stands for it: a better near-duplicate; null for who stands alone. All stay kept
     "bytes": pl.Int64(),
     "width_px": pl.Int32(),
     "height_px": pl.Int32(),

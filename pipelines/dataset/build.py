@@ -14,6 +14,7 @@ from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns,
 from pipelines.core.slices import SliceLimits
 from pipelines.core.tables import SAMPLES_SCHEMA, jsonl_bytes
 from pipelines.core.types import LABELED_SPLITS, SPLITS, Split
+from pipelines.dataset.absent import absent
 from pipelines.dataset.assignments import ASSIGNMENTS_SCHEMA, Assignment
 from pipelines.dataset.balance import Load
 from pipelines.dataset.items import item_from_row, items_from_manifest, scoped_group
@@ -34,7 +35,7 @@ class Dataset:
 
     `boxes` has a row for each box of `samples`: `row`, `class`, its corners, `side_px` (square root of its area). `plan` speaks of the images that
     were not settled before, `assignments` of all. `dropped` has origins by reason, `orphans` the labels without a kept image, `pool_states` why
-    images are in the pool, `pool_alike` the origins of those in it that are near-duplicates of labeled images.
+    images are in the pool, `pool_alike` the origins of those in it that are near-duplicates of labeled images. `absent` are of `absent`.
     """
 
     samples: pl.DataFrame
@@ -49,6 +50,7 @@ class Dataset:
     pool_alike: tuple[str, ...]
     left_out: tuple[str, ...]
     unknown_left_out: tuple[str, ...]
+    absent: pl.DataFrame
 
     def of(self, split: Split) -> pl.DataFrame:
         """The samples of one split."""
@@ -119,9 +121,11 @@ def build_dataset(
         REASON_CROSS: cross["origin"].sort(),
         REASON_LEFT_OUT: found.left_out["origin"],
     }
+    told = pl.concat([items.filter("misfit")["image_id"], crossed["image_id"], found.left_out["image_id"]])
     in_pool = items.filter(pl.col("split") == "pool", ~pl.col("misfit"))
     states = in_pool["label_state"].fill_null("unlabeled")
-    clusters = items.filter(pl.col("split").is_in(LABELED_SPLITS))["near_group"].drop_nulls()
+    stands = pl.coalesce("near_duplicate_of", "image_id")
+    looks = items.filter(pl.col("split").is_in(LABELED_SPLITS) & pl.col("near_group").is_not_null()).select(stands).to_series()
     orphans = labels.join(manifest.filter(pl.col("status") == "kept"), "image_id", "anti")["image_id"]
     return Dataset(
         samples=samples,
@@ -133,9 +137,10 @@ def build_dataset(
         dropped={reason: tuple(origins) for reason, origins in dropped.items() if len(origins)},
         orphans=tuple(sorted(_orphan(image_id, manifest) for image_id in orphans)),
         pool_states={state: int((states == state).sum()) for state in ("unlabeled", "skipped", "conflict")},
-        pool_alike=tuple(in_pool.filter(pl.col("near_group").is_in(clusters.implode()))["origin"].sort()),
+        pool_alike=tuple(in_pool.filter(stands.is_in(looks.implode()))["origin"].sort()),
         left_out=tuple(found.left_out["image_id"]),
         unknown_left_out=tuple(sorted(set(leave_out) - set(manifest["origin"]))) if leave_out else (),
+        absent=absent(history, items, told, manifest),
     )
 
 

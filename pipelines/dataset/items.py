@@ -14,7 +14,7 @@ from pipelines.core.types import Split
 from pipelines.dataset.links import Item, highest
 
 COPIES = pl.List(pl.Struct({"source": pl.String(), "group": pl.String()}))
-_OF_FILE = ("path", "width_px", "height_px", "captured_at", "brightness")
+_OF_FILE = ("path", "width_px", "height_px", "captured_at", "brightness", "near_duplicate_of")
 # Fields of `links.Item` under their names there, then those of the kept file.
 ITEMS_SCHEMA: dict[str, pl.DataType] = {
     "image_id": pl.String(),
@@ -30,6 +30,7 @@ ITEMS_SCHEMA: dict[str, pl.DataType] = {
     "height_px": pl.Int32(),
     "captured_at": pl.String(),
     "brightness": pl.Float64(),
+    "near_duplicate_of": pl.String(),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.core.contract import class_hash
-from pipelines.core.errors import MAX_LISTED, listed
+from pipelines.core.errors import MAX_LISTED, counted, listed
 from pipelines.core.types import LABELED_SPLITS, SPLITS, Split
 from pipelines.dataset.build import REASON_CROSS, REASON_SIZE, Dataset, counts
 from pipelines.dataset.leaks import Lookalikes
@@ -57,6 +57,7 @@ def dataset_metrics(dataset: Dataset, card: Mapping[str, Any], fractions: Mappin
             for tie in dataset.plan.cross
         ],
         "annotations_without_image": _listing(dataset.orphans),
+        "absent": _absent(dataset),
         "given_split_overruled": _listing(dataset.plan.overruled),
         "left_out": _left_out(dataset, explained),
         "warnings": _warnings(dataset, card["classes"], fractions),
@@ -106,6 +107,12 @@ def _warnings(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split
         found.append(
             f"{len(dataset.dropped[REASON_CROSS])} images left the dataset because their near-duplicate stands on a higher side of the split"
         )
+    for side, reasons in _absent(dataset).items():
+        why = ", ".join(f"{row['count']} {reason.replace('_', ' ')}" for reason, row in reasons.items())
+        found.append(
+            f"{side} lacks {counted(sum(row['count'] for row in reasons.values()), 'image')} that it had ({why}): put back what should not be gone;"
+            " without them its figures are of other images than before"
+        )
     if dataset.unknown_left_out:
         found.append(f"dataset.leave_out names files that are not in the inbox: {listed(dataset.unknown_left_out)}")
     if dataset.plan.overruled:
@@ -121,6 +128,14 @@ def _left_out(dataset: Dataset, explained: Sequence[Lookalikes]) -> list[dict[st
             if one.image_id in like:
                 like[one.image_id].append({"origin": other.origin, "split": other.side})
     return [{"origin": dataset.origin_of[image_id], "like": rows} for image_id, rows in like.items()]
+
+
+def _absent(dataset: Dataset) -> dict[str, dict[str, dict[str, Any]]]:
+    """By side and reason the images that were assigned to it and are not there."""
+    by_side: dict[str, dict[str, dict[str, Any]]] = {}
+    for (split, reason), part in dataset.absent.sort("split", "reason", "name").group_by("split", "reason", maintain_order=True):
+        by_side.setdefault(str(split), {})[str(reason)] = _listing(part["name"].to_list())
+    return by_side
 
 
 def _listing(names: Sequence[str]) -> dict[str, Any]:

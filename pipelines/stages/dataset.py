@@ -45,9 +45,12 @@ def work(args: argparse.Namespace) -> None:
     write_folder(args.dataset, {**files, "card.json": json_text(card).encode()})
     write_assignments(args.assignments, dataset.assignments)
     write_jsonl(args.rounds, rounds)
-    write_metrics(args.metrics, dataset_metrics(dataset, card, fractions, explained))
+    metrics = dataset_metrics(dataset, card, fractions, explained)
+    write_metrics(args.metrics, metrics)
     sizes = ", ".join(f"{split} {len(dataset.of(split))}" for split in SPLITS)
     print(f"dataset: {sizes} images; {dataset.plan.added} newly assigned")
+    for warning in metrics["warnings"]:
+        print(f"dataset: {warning}")
 
 
 if __name__ == "__main__":
