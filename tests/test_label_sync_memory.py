@@ -16,13 +16,14 @@ import polars as pl
 import pytest
 
 from pipelines.core.cli import run_guarded
+from pipelines.core.growing import MAX_PARTS
 from pipelines.core.io import write_json, write_jsonl
 from pipelines.core.records import write_manifest
 from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box
 from pipelines.formats.labelstudio import annotation_from_boxes, prediction_from_boxes, task_from_annotations
 from pipelines.formats.reading import Problem
-from pipelines.labeling.memory import ISSUES_SCHEMA, MAX_SEGMENTS, OUTCOMES_SCHEMA, Memory
+from pipelines.labeling.memory import ISSUES_SCHEMA, OUTCOMES_SCHEMA, Memory
 from pipelines.labeling.sources import row_with_problems
 from pipelines.stages.label_sync import work
 
@@ -149,7 +150,7 @@ def test_a_lost_or_torn_memory_changes_nothing(tmp_path: Path) -> None:
     before = world.sync("work")
     (folder,) = (path for path in (tmp_path / "work").iterdir() if path.is_dir())
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert len(whole) == 2 * len(list((tmp_path / "sources").iterdir())) + 2
+    assert len(whole) == 2 * len(list((tmp_path / "sources").iterdir())) + 1
     for name, content in whole.items():
         for left in (None, content[: len(content) // 2]):
             (folder / name).unlink() if left is None else (folder / name).write_bytes(left)
@@ -161,8 +162,8 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
     """The memory of the first sync is edited; the second tells so, and so does the one after an addition, of the old images alone."""
     world = World(tmp_path, 0)
     world.sync("work")
-    (path,) = (tmp_path / "work").glob("*/outcomes-00000.parquet")
-    pl.read_parquet(path).with_columns(pl.col("line").str.replace('"source":"[^"]*"', '"source":"remembered"')).write_parquet(path)
+    (path,) = (tmp_path / "work").glob("*/outcomes-00000.arrow")
+    pl.read_ipc(path).with_columns(pl.col("line").str.replace('"source":"[^"]*"', '"source":"remembered"')).write_ipc(path)
     rows = [json.loads(line) for line in world.sync("work")["annotations.jsonl"].splitlines()]
     assert {row["source"] for row in rows} == {"remembered"}
     label = Annotation(
@@ -174,10 +175,10 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
 
 
 def outcomes_of(keys: list[str]) -> pl.DataFrame:
-    found: dict[str, Any] = {"key": keys, "image_id": keys}
-    return pl.DataFrame(found, schema_overrides=OUTCOMES_SCHEMA).select(
-        *(pl.col(name) if name in found else pl.lit(None, kind).alias(name) for name, kind in OUTCOMES_SCHEMA.items())
-    )
+    """An issue of the first one."""
+    issue = {**dict.fromkeys(ISSUES_SCHEMA), "kind": "odd", "image_id": keys[0]}
+    rows: list[dict[str, Any]] = [{"key": key, "image_id": key, "issues": [issue] if key == keys[0] else []} for key in keys]
+    return pl.DataFrame(rows, schema=OUTCOMES_SCHEMA)
 
 
 def test_memory_stays_bounded(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     memory = Memory(tmp_path, "rules")
     for part in range(3):
         keys = [f"{part}-{number}" for number in range(3000)]
-        memory.add(outcomes_of(keys), pl.DataFrame([{"key": keys[0], "kind": "odd"}], schema=ISSUES_SCHEMA))
+        memory.add(outcomes_of(keys))
     memory.forget_others(pl.Series([f"2-{number}" for number in range(1000)]))
     for found in (memory, Memory(tmp_path, "rules")):
         assert set(found.outcomes["key"]) == {f"2-{number}" for number in range(1000)}
@@ -197,12 +198,12 @@ def test_many_small_syncs_are_put_together_now_and_then(tmp_path: Path) -> None:
     """Not at each sync: that would write everything again."""
     keys: list[str] = []
     segments = []
-    for number in range(2 * MAX_SEGMENTS + 10):
+    for number in range(2 * MAX_PARTS + 10):
         memory = Memory(tmp_path, "rules")
         keys.append(f"image {number:04d}")
-        memory.add(outcomes_of(keys[-1:]), pl.DataFrame(schema=ISSUES_SCHEMA))
+        memory.add(outcomes_of(keys[-1:]))
         memory.forget_others(pl.Series(keys))
-        segments.append(len(list((tmp_path / "judged-rules").glob("outcomes-*.parquet"))))
-    assert max(segments) == MAX_SEGMENTS
+        segments.append(len(list((tmp_path / "judged-rules").glob("outcomes-*.arrow"))))
+    assert max(segments) == MAX_PARTS - 1
     assert segments.count(1) == 3  # the first, and two that put all together
     assert sorted(Memory(tmp_path, "rules").outcomes["key"]) == keys

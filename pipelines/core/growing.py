@@ -8,7 +8,6 @@ For what can be made again: whoever reads it must be content with none.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.core.errors import DataError
-from pipelines.core.io import write_bytes
+from pipelines.core.tables import read_arrows, write_arrow
 
 MAX_PARTS = 64
 SPARE_ROWS = 4096  # rows that nobody asks for and that are kept all the same
@@ -37,15 +36,7 @@ class GrowingTable:
         """
         paths = self._parts()
         whole = [place for place, path in enumerate(paths) if path.stem.endswith(_WHOLE)]
-        if not paths:
-            return pl.DataFrame(schema=self._schema)
-        try:
-            table = pl.scan_ipc(paths[whole[-1] if whole else 0 :]).collect()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"{self._folder}/{self._name} cannot be read ({error}): remove it and run again") from error
-        if table.schema != self._schema:
-            raise DataError(f"{self._folder}/{self._name} has columns {dict(table.schema)}: remove it and run again")
-        return table
+        return read_arrows(paths[whole[-1] if whole else 0 :], self._schema) if paths else pl.DataFrame(schema=self._schema)
 
     def read_or_clear(self) -> pl.DataFrame:
         """All rows; none where they cannot be read, and then its files are gone."""
@@ -77,6 +68,4 @@ class GrowingTable:
     def _write(self, rows: pl.DataFrame, suffix: str) -> None:
         have = self._parts()
         number = int(have[-1].stem.removesuffix(_WHOLE).rpartition("-")[2]) + 1 if have else 0
-        buffer = io.BytesIO()
-        rows.select(list(self._schema)).write_ipc(buffer)
-        write_bytes(self._folder / f"{self._name}-{number:05d}{suffix}.arrow", buffer.getvalue())
+        write_arrow(self._folder / f"{self._name}-{number:05d}{suffix}.arrow", rows.select(list(self._schema)))

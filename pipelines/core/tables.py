@@ -105,14 +105,39 @@ def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc re
 
 def read_parquets(paths: Sequence[Path], schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
     """The rows of several files of one `schema`, at least one, in their order; see `read_parquet`."""
-    named = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name}"
     try:
         frame = pl.read_parquet(list(paths))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{named} is not a readable parquet file ({error}): {hint}") from error
+        raise DataError(f"{_named(paths)} is not a readable parquet file ({error}): {hint}") from error
     if dict(frame.schema) != dict(schema):
-        raise DataError(f"{named} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
+        raise DataError(f"{_named(paths)} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
     return frame
+
+
+def write_arrow(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table atomically as an Arrow file, for what can be made again: several times as large as parquet, read in a quarter of the time."""
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrows(paths: Sequence[Path], schema: Mapping[str, Any]) -> pl.DataFrame:
+    """The rows of several Arrow files, at least one, in their order, held against `schema`.
+
+    Raises:
+        DataError: not there, unreadable, or its columns are not those of `schema`.
+    """
+    try:
+        frame = pl.scan_ipc(list(paths)).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{_named(paths)} cannot be read ({error}): remove it and run again") from error
+    if frame.schema != pl.Schema(schema):
+        raise DataError(f"{_named(paths)} has columns {dict(frame.schema)}: remove it and run again")
+    return frame
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name}"
 
 
 def jsonl_bytes(frame: pl.DataFrame) -> bytes:

@@ -28,7 +28,7 @@ _KEPT, _DROPPED, _UNKNOWN = "kept", "dropped", "unknown"
 
 @dataclass(frozen=True)
 class Synced:
-    """The snapshot (its lines, by image_id) and what is told about it (ISSUES_SCHEMA without `key`, sorted)."""
+    """The snapshot (its lines, by image_id) and what is told about it (ISSUES_SCHEMA, sorted)."""
 
     lines: pl.Series
     issue_table: pl.DataFrame
@@ -65,12 +65,14 @@ def sync(
         ]
     )
     kept = images.filter(pl.col("status") == "kept")
-    units = said.group_by("image_id", maintain_order=True).agg(pl.col("says").str.join(" ")).join(_facts(images, kept), "image_id", "left")
+    alone = said["image_id"].is_unique()  # as most are: what nobody else spoke of needs no grouping
+    several = said.filter(~alone).group_by("image_id", maintain_order=True).agg(pl.col("says").str.join(" "))
+    units = pl.concat([said.filter(alone).select("image_id", "says"), several]).join(_facts(images, kept), "image_id", "left")
     units = units.with_columns(pl.col("fact").fill_null(_UNKNOWN)).with_columns(key=pl.concat_str("says", pl.lit(" "), "fact"))
     new = units.join(memory.outcomes, "key", "anti")
     _judge_new(new, said, sources, policies, how, consensus_iou, memory)
-    outcomes = memory.outcomes.join(units.select("key"), "key", "semi")
-    issues = _sorted(sources, memory.issues.join(units.select("key"), "key", "semi", maintain_order="left"))
+    outcomes = memory.outcomes.drop("issues").join(units.select("key"), "key", "semi")
+    issues = _sorted(sources, memory.issues.join(units.select("key"), "key", "semi", maintain_order="left").drop("key"))
     memory.forget_others(units["key"])
     metrics = summarize(sources, outcomes, issues, kept.select("image_id", "origin"), classes)
     return Synced(outcomes.select("image_id", "line").drop_nulls("line").sort("image_id")["line"], issues, metrics)
@@ -97,9 +99,9 @@ def _judge_new(new: pl.DataFrame, said: pl.DataFrame, sources: Sources, policies
     for opinion in opinions:
         by_image.setdefault(opinion.image_id, []).append(opinion)
     outcomes: list[dict[str, Any]] = []
-    issues: list[dict[str, Any]] = []
     for image_id, key, fact in new.select("image_id", "key", "fact").iter_rows():
         kind, _, rest = fact.partition(" ")
+        of_label: dict[str, str] = {}
         if kind == _KEPT:
             width, height = map(int, rest.split())
             verdicts = [judge(opinion, (width, height), policies) for opinion in by_image[image_id]]
@@ -108,19 +110,16 @@ def _judge_new(new: pl.DataFrame, said: pl.DataFrame, sources: Sources, policies
             line = canonical_json(row_from_annotation(label.annotation(image_id, (width, height))))
             figures = canonical_json(figures_of_image(label, verdicts, policies.class_of, consensus_iou))
             of_label = {"line": line, "state": label.state, "source": label.source, "reason": label.reason, "figures": figures}
-            outcomes.append({"key": key, "image_id": image_id, **of_label})
         else:
             detail = f"collect dropped the image: {rest}" if kind == _DROPPED else "no such image in the manifest"
             found = [Issue(opinion.source, image_id, opinion.name, "unmatched_image", detail, "not_used") for opinion in by_image[image_id]]
-            outcomes.append({"key": key, "image_id": image_id})
-        issues += [{"key": key, **issue.to_json()} for issue in found]
-    memory.add(pl.DataFrame(outcomes, schema=OUTCOMES_SCHEMA), pl.DataFrame(issues, schema=ISSUES_SCHEMA))
+        outcomes.append({"key": key, "image_id": image_id, **of_label, "issues": [issue.to_json() for issue in found]})
+    memory.add(pl.DataFrame(outcomes, schema=OUTCOMES_SCHEMA))
 
 
 def _sorted(sources: Sources, issues: pl.DataFrame) -> pl.DataFrame:
-    fields = [name for name in ISSUES_SCHEMA if name != "key"]
     of_sources = [issue.to_json() for source in sources.sources for issue in source.issues]
-    everything = pl.concat([pl.DataFrame(of_sources, schema=dict.fromkeys(fields, pl.String)), issues.select(fields)])
+    everything = pl.concat([pl.DataFrame(of_sources, schema=ISSUES_SCHEMA), issues])
     order = ["source", pl.col("image_id").fill_null(""), "annotation_id", "kind", "detail", "action"]
     return everything.sort(order, maintain_order=True)
 
