@@ -19,16 +19,23 @@ _LAST_CONV = re.compile(r"^(?:one2one_)?cv[23]\.\d+/(?:one2one_)?cv[23]\.\d+\.\d
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file.
+    """Parse an ONNX file, with the weights that it keeps in files beside it.
 
     Raises:
         MissingInputError: no such file.
-        DataError: not ONNX.
+        DataError: not ONNX, or its weights cannot be read.
     """
     try:
-        return onnx.load_from_string(require_file(path, "run `dvc repro export_onnx`").read_bytes())
+        model = onnx.load_from_string(require_file(path, "run `dvc repro export_onnx`").read_bytes())
     except DecodeError as error:
         raise DataError(f"{path} is not an ONNX file ({error}): run `dvc repro export_onnx`") from error
+    if not model.graph.node:
+        raise DataError(f"{path} is not an ONNX file (it has no nodes): run `dvc repro export_onnx`")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise DataError(f"{path} keeps weights in another file, which cannot be read ({error}): put it beside the model") from error
+    return model
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from export.runners.base import one_line
 from export.runners.tensorrt_library import installed_libraries, load_library
-from pipelines.core.errors import MissingPartError, ParamsError
+from pipelines.core.errors import DataError, MissingPartError, ParamsError, listed
 
 TARGETS = ("onnxruntime", "openvino", "tensorrt")
 _ERRORS_ONLY = 3
@@ -34,10 +34,11 @@ class Lack:
 
 
 def lacking(model: onnx.ModelProto, target: str) -> list[Lack]:
-    """What `target` lacks of the model's operators, by operator; empty when it has them all.
+    """What `target` lacks of the model's operators, by operator; empty when it takes the model.
 
     Raises:
         ParamsError: an unknown target.
+        DataError: it refuses the model for another reason than an operator.
         MissingPartError: the target's library is not installed here, so nobody can tell.
     """
     if target not in TARGETS:
@@ -45,38 +46,82 @@ def lacking(model: onnx.ModelProto, target: str) -> list[Lack]:
     if target == "tensorrt":
         return _gathered(_refused_by_tensorrt(model))
     refuses = _onnxruntime_refuses() if target == "onnxruntime" else _openvino_refuses()
-    return _gathered(_refused_singly(model, refuses))
+    whole = refuses(model.SerializeToString())
+    found = [] if whole is None else _gathered(_refused_singly(model, refuses))
+    if whole is not None and not found:
+        raise DataError(_other_reason(target, whole))
+    return found
+
+
+def _other_reason(target: str, reason: str) -> str:
+    return f"{target} refuses the model as a whole, though it takes its operators one by one ({reason}): mend the export, or choose another target"
 
 
 def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
     """How often each operator stands in the model, by name (with its domain where that is not ONNX's own)."""
     counts: dict[str, int] = {}
-    for node in model.graph.node:
-        name = _name(node)
-        counts[name] = counts.get(name, 0) + 1
+    functions = _functions(model)
+    for place in _places(model):
+        name = _name(place.node)
+        if name not in functions:
+            counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items()))
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A node and the tensors by name, as far as they are known where it stands; `inner` tells whether it holds graphs of its own."""
+
+    node: onnx.NodeProto
+    values: dict[str, onnx.ValueInfoProto]
+    constants: dict[str, onnx.TensorProto]
+    inner: bool = False
+
+
+def _places(model: onnx.ModelProto) -> Iterator[_Place]:
+    """All nodes: the graph's, those of the graphs inside them (branches, loops) and those of the model's own functions."""
+    yield from _inside(model.graph, {}, {})
+    for function in model.functions:
+        for node in function.node:
+            yield _Place(node, {}, {})
+
+
+def _inside(graph: onnx.GraphProto, values: dict[str, onnx.ValueInfoProto], constants: dict[str, onnx.TensorProto]) -> Iterator[_Place]:
+    values = {**values, **{item.name: item for item in (*graph.value_info, *graph.input, *graph.output)}}
+    constants = {**constants, **{item.name: item for item in graph.initializer}}
+    for node in graph.node:
+        graphs = [inner for attribute in node.attribute for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)]
+        yield _Place(node, values, constants, bool(graphs))
+        for inner in graphs:
+            yield from _inside(inner, values, constants)
+
+
+def _functions(model: onnx.ModelProto) -> set[str]:
+    return {f"{function.domain}.{function.name}" if function.domain else str(function.name) for function in model.functions}
+
+
 def _refused_singly(model: onnx.ModelProto, refuses: Callable[[bytes], str | None]) -> Iterable[tuple[onnx.NodeProto, str]]:
-    """Ask about each operator with its types once, in a model of that one node."""
+    """Ask about each operator with its types once, in a model of that one node. What is made of others is not asked about: they are."""
     try:
         typed = shape_inference.infer_shapes(model)
     except (onnx.shape_inference.InferenceError, RuntimeError):
         typed = model
-    graph = typed.graph
-    values = {item.name: item for item in (*graph.value_info, *graph.input, *graph.output)}
-    constants = {item.name: item for item in graph.initializer}
+    functions = _functions(model)
     asked: dict[tuple[object, ...], str | None] = {}
-    for node in graph.node:
-        key = (_name(node), *(_type(name, values, constants) for name in node.input))
+    for place in _places(typed):
+        node = place.node
+        if place.inner or _name(node) in functions or any(attribute.ref_attr_name for attribute in node.attribute):
+            continue
+        key = (_name(node), *(_type(name, place.values, place.constants) for name in node.input))
         if key not in asked:
-            asked[key] = refuses(_single(node, typed, values, constants))
+            asked[key] = refuses(_single(place, typed))
         reason = asked[key]
         if reason is not None:
             yield node, reason
 
 
-def _single(node: onnx.NodeProto, model: onnx.ModelProto, values: dict[str, onnx.ValueInfoProto], constants: dict[str, onnx.TensorProto]) -> bytes:
+def _single(place: _Place, model: onnx.ModelProto) -> bytes:
+    node, values, constants = place.node, place.values, place.constants
     names = list(dict.fromkeys(name for name in node.input if name))
     inputs = [values.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in constants]
     outputs = [values.get(name) or onnx.ValueInfoProto(name=name) for name in node.output if name]
@@ -132,10 +177,16 @@ def _refused_by_tensorrt(model: onnx.ModelProto) -> Iterable[tuple[onnx.NodeProt
     parser = library.OnnxParser(network, logger)
     if parser.supports_model_v2(model.SerializeToString()):
         return
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        if 0 <= error.node() < len(model.graph.node):
-            yield model.graph.node[error.node()], one_line(RuntimeError(error.desc()))
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    if not any(error.node_operator() for error in errors):
+        reasons = listed([one_line(RuntimeError(error.desc())) for error in errors]) or "no reason given"
+        raise DataError(_other_reason("tensorrt", reasons))
+    nodes = [place.node for place in _places(model)]
+    for error in errors:
+        alike = [node for node in nodes if node.op_type == error.node_operator()]
+        named = [node for node in alike if node.name == error.node_name()]
+        if alike:
+            yield (named or alike)[0], one_line(RuntimeError(error.desc()))
 
 
 def _gathered(refused: Iterable[tuple[onnx.NodeProto, str]]) -> list[Lack]:
@@ -144,7 +195,7 @@ def _gathered(refused: Iterable[tuple[onnx.NodeProto, str]]) -> list[Lack]:
         name = _name(node)
         before = found.get(name)
         if before is None:
-            found[name] = Lack(name, 1, node.name or node.output[0], reason, _ADVICE.get(node.op_type, _ELSE))
+            found[name] = Lack(name, 1, node.name or next(iter(node.output), "without a name"), reason, _ADVICE.get(node.op_type, _ELSE))
         else:
             found[name] = Lack(name, before.nodes + 1, before.first, before.reason, before.advice)
     return sorted(found.values(), key=lambda item: item.operator)
