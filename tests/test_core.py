@@ -71,6 +71,10 @@ def test_yaml_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         (MINIMAL + "collect: {sources: [&a {name: x, type: files, path: y}, *a]}\n", "collect.sources: the names \\['x'\\] stand twice"),
         (MINIMAL + "dataset: {val_fraction: 0.5, test_fraction: 0.5}\n", "leave nothing to train on"),
         ("classes:\n  - {name: a, aliases: [b]}\n  - name: b\n", "names \\['b'\\] stand twice"),
+        (
+            "classes:\n  - name: ' a'\n  - name: \"b\\tc\"\n  - name: d e\n",
+            "classes: \\[' a', 'b.*tc'\\] have a space at an end or a sign .*: rename",
+        ),
     ],
 )
 def test_bad_params_are_one_line_that_names_the_key(tmp_path: Path, text: str, message: str) -> None:
@@ -109,7 +113,7 @@ def test_metrics_are_rounded_and_nan_is_null(tmp_path: Path) -> None:
     assert io.read_json(tmp_path / "m.json") == {"x": 0.1, "y": None, "z": [1, 0.123457], "s": "t", "n": None, "b": True}
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '"x"', "\xff"])
+@pytest.mark.parametrize("line", ["{", "[1]", '"x"', "\xff", pytest.param("[" * 100_000, id="nested_beyond_measure")])
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "x.jsonl").write_bytes(b'{"a":1}\n' + line.encode("latin-1") + b"\n")
     with pytest.raises(DataError, match="line 2"):

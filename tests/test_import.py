@@ -333,6 +333,37 @@ def test_a_second_import_changes_nothing(project: Project, capsys: pytest.Captur
     assert "1 image (0 new)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["coco", "labelstudio"])
+def test_labels_of_another_set_of_the_same_name_are_never_overwritten(kind: str, project: Project, capsys: pytest.CaptureFixture[str]):
+    """Tools call each of their exports the same, and the file's name is the default: the second set took the first one's labels."""
+
+    def export(number: int) -> str:
+        image_id = project.image(f"{number}/{number}.jpg")
+        task = task_from_annotations(number, "", f"/x/{number}.jpg", [annotation_from_boxes([BOLT], SIZE, number, 1, "2026-01-01T00:00:00Z")])
+        content = {
+            "coco": coco_from_boxes([(f"{number}.jpg", SIZE, [BOLT])], CLASSES),
+            "labelstudio": [task | {"data": {"image": f"/x/{number}.jpg"}}],
+        }
+        project.text(f"{number}/result.json", json.dumps(content[kind]))
+        return image_id
+
+    def arguments(number: int, *more: str) -> list[str]:
+        return project.arguments(kind, "--images", str(project.set / str(number)), *more, source=f"set/{number}/result.json")
+
+    first = export(1)
+    export(2)
+    assert main(arguments(1)) == 0
+    before = project.written()
+    assert main(arguments(2)) == 2
+    said = f"has labels of 1 images that this dataset has none for ({first[:12]}): choose another --name, or remove that file"
+    assert said in capsys.readouterr().err
+    assert main(arguments(2, "--dry-run")) == 0
+    assert said in capsys.readouterr().out
+    assert project.written() == before
+    assert main(arguments(2, "--name", "second")) == 0
+    assert before.items() < project.written().items()
+
+
 def test_another_image_of_the_same_name_is_never_overwritten(project: Project, capsys: pytest.CaptureFixture[str]):
     for name in ("a", "b"):
         project.image(f"JPEGImages/{name}.jpg")

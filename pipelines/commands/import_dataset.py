@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pipelines.core.errors import MAX_LISTED, DataError, counted
 from pipelines.core.params import load_params
-from pipelines.labeling.bring_in import Plan, clashes, plan, write
+from pipelines.labeling.bring_in import Plan, plan, refusals, write
 from pipelines.labeling.datasets import FoundDataset, read_coco_dataset, read_labelstudio_dataset, read_voc_dataset
 from pipelines.labeling.yolo_dataset import read_yolo_dataset
 
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     job = plan(_dataset(args), name, params.class_of, lambda images: _bar(images, "reading"))
     if args.dry_run:
         new = sum(not (args.inbox / name / image).exists() for image, _, _ in job.images)
-        clash = clashes(job, args.inbox)
-        print("dry run, nothing written" + (f"; would be refused: {len(clash)} files in {args.inbox / name} have other content" if clash else ""))
+        bad = refusals(job, args.inbox, args.labels)
+        print("dry run, nothing written" + (f"; would be refused: {'; '.join(bad)}" if bad else ""))
     else:
         new = write(job, args.inbox, args.labels, lambda images: _bar(images, "images"))
     print(account(job, new))

@@ -212,7 +212,7 @@ def read_json(path: Path, hint: str = "run `dvc repro`") -> Any:
     require_file(path, hint)
     try:
         return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): restore it or write it anew") from error
 
 
@@ -235,7 +235,7 @@ def iter_jsonl(path: Path, hint: str = "run `dvc repro`") -> Iterator[dict[str, 
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise DataError(f"{path} line {number} is not JSON ({error}): mend or remove the line") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path} line {number} is not a JSON object: mend or remove the line")

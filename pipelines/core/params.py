@@ -187,6 +187,9 @@ class Params(Section, frozen=True):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"classes: the names {twice} stand twice (names and aliases together must be unique)")
+        odd = [item.name for item in self.classes if not item.name.isprintable() or item.name != item.name.strip()]
+        if odd:  # label files of other tools do not keep them
+            raise ValueError(f"classes: {odd} have a space at an end or a sign that is not seen: rename them (an alias may keep the old name)")
         strangers = sorted(set(self.collect.screen.classes) - {item.name for item in self.classes})
         if strangers:
             raise ValueError(f"collect.screen.classes: {strangers} are no classes of this file")

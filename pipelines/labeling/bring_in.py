@@ -6,6 +6,7 @@ Boxes are written as the dataset has them, without area or past the edge: label_
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,25 +84,51 @@ def plan(dataset: FoundDataset, name: str, class_of: Mapping[str, str], progress
     )
 
 
-def clashes(job: Plan, inbox: Path) -> list[str]:
+def _clashes(job: Plan, inbox: Path) -> list[str]:
     """Files in the inbox that have an image's name and other bytes."""
     folder = inbox / job.name
     present = [(name, image_id, folder / name) for name, _, image_id in job.images if (folder / name).exists()]
     return [name for name, image_id, target in present if sha256_file(target) != image_id]
 
 
+def refusals(job: Plan, inbox: Path, labels: Path) -> list[str]:
+    """Why an import cannot be written beside what is there: other images of the same names, or labels that it would replace without having them."""
+    found: list[str] = []
+    bad = _clashes(job, inbox)
+    if bad:
+        found.append(
+            f"{inbox / job.name} has {len(bad)} files of the same name and other content: {listed(bad)}: choose another --name, or remove the folder"
+        )
+    target = labels / job.label_file
+    if target.is_file():
+        lost = sorted(_labeled_ids(target.read_bytes().decode(errors="replace")) - _labeled_ids(job.label_text))
+        if lost:
+            found.append(
+                f"{target} has labels of {len(lost)} images that this dataset has none for ({listed([name[:12] for name in lost], 3)}):"
+                f" choose another --name, or remove that file if this dataset takes its place"
+            )
+    return found
+
+
+def _labeled_ids(text: str) -> set[str]:
+    """The images that a label file speaks of; none where it cannot be read."""
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+        return {str(image_id) for row in rows if (image_id := row.get("data", row).get("image_id"))}
+    except (ValueError, AttributeError, RecursionError):
+        return set()
+
+
 def write(job: Plan, inbox: Path, labels: Path, progress: Callable[[Sequence[tuple[str, Path, str]]], Any] = tuple) -> int:
     """Write what is not there yet, labels last; returns how many images were new. What is there with the same bytes is not touched.
 
     Raises:
-        DataError: the inbox has a file of that name with other bytes; nothing is written then.
+        DataError: see `refusals`; nothing is written then.
     """
     folder = inbox / job.name
-    bad = clashes(job, inbox)
+    bad = refusals(job, inbox, labels)
     if bad:
-        raise DataError(
-            f"{folder} has {len(bad)} files of the same name and other content: {listed(bad)}: choose another --name, or remove the folder"
-        )
+        raise DataError("; ".join(bad))
     for leftover in folder.rglob(".*.tmp") if folder.is_dir() else ():  # of an import that was killed
         leftover.unlink(missing_ok=True)
     new = 0
