@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines.core.champion import Champion, ChampionRecord, write_champions
+from pipelines.core.errors import DetloopError
 from pipelines.core.io import sha256_file
 from pipelines.core.params import PredictParams
 from pipelines.core.records import read_manifest
@@ -34,9 +35,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(project: Path, out: Path, name: str, score: float, pick: str | None = None) -> pl.DataFrame:
+def run(project: Path, out: Path, name: str, score: float, pick: str | None = None, params: str = PARAMS) -> pl.DataFrame:
     out.mkdir(exist_ok=True)
-    (out / "params.yaml").write_text(PARAMS.format(name=name, score=score))
+    (out / "params.yaml").write_text(params.format(name=name, score=score))
     model = project / "store/001/model.pt"
     champion = Champion(1, sha256_file(model), CLASSES, dict.fromkeys(CLASSES, 0.5), {}, {}, {}, "first", ())
     if not (out / "screener.json").exists():
@@ -73,3 +74,36 @@ def test_images_without_the_class_go_and_come_back(project: Path, tmp_path: Path
     assert all_["status"].unique().to_list() == ["kept"]
     run(project, tmp_path / "fresh", "bolt", 0.5, pick="cam/03.jpg\n")
     assert snapshot(tmp_path / "out/raw") == snapshot(tmp_path / "fresh/raw")
+
+
+def test_a_class_may_be_renamed_after_the_champion_has_looked(project: Path, tmp_path: Path) -> None:
+    """What it saw was kept under the old name, and everything was dropped as of no interest."""
+    renamed = PARAMS.replace("{{name: bolt}}", "{{name: screw, aliases: [bolt]}}")
+    assert run(project, tmp_path / "out", "bolt", 0.5)["status"].unique().to_list() == ["kept"]
+    later = run(project, tmp_path / "out", "screw", 0.5, params=renamed)
+    assert later["status"].unique().to_list() == ["kept"]
+    assert all("screw" in names and "bolt" not in names for names in later["predicted_classes"])
+    run(project, tmp_path / "fresh", "screw", 0.5, params=renamed)
+    assert snapshot(tmp_path / "out/raw") == snapshot(tmp_path / "fresh/raw")
+
+
+def test_other_thresholds_are_asked_anew(project: Path, tmp_path: Path) -> None:
+    """What was seen under other values of `predict` is not what a first run would see."""
+    high = PARAMS + "predict: {{score_floor: 0.99999}}\n"
+    run(project, tmp_path / "out", "bolt", 0.5)
+    run(project, tmp_path / "out", "bolt", 0.5, params=high)
+    run(project, tmp_path / "fresh", "bolt", 0.5, params=high)
+    assert snapshot(tmp_path / "out/raw") == snapshot(tmp_path / "fresh/raw")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("gear", "classes: [{{name: bolt}}, {{name: nut}}, {{name: \"a 'washer'\"}}, {{name: gear}}]", r"champion 1 does not know \['gear'\], only"),
+        ("nut", "classes: [{{name: nut}}, {{name: \"a 'washer'\"}}]", r"champion 1 knows \['bolt'\], which params.yaml has neither"),
+    ],
+    ids=["new", "gone"],
+)
+def test_classes_that_champion_and_params_do_not_share_are_told(name: str, classes: str, message: str, project: Path, tmp_path: Path) -> None:
+    with pytest.raises(DetloopError, match=message):
+        run(project, tmp_path / "out", name, 0.5, params="\n".join([classes, *PARAMS.splitlines()[1:]]) + "\n")

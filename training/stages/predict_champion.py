@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.core.champion import read_champions, stored_model
+from pipelines.core.champion import names_today, read_champions, stored_model
 from pipelines.core.cli import stage_main
-from pipelines.core.errors import ClassContractError
 from pipelines.core.io import new_folder, read_jsonl, require_file, require_folder
-from pipelines.core.params import Params, load_params
+from pipelines.core.params import load_params
 from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import LABELED_SPLITS
 from training.environment import quiet_ultralytics
@@ -34,7 +33,7 @@ def work(args: argparse.Namespace) -> None:
                 write_detections(folder / f"{name}.parquet", {}, params.class_names)
         print("predict_champion: there is no champion yet")
         return
-    names = _names_today(params, champion.classes, champion.number)
+    names = names_today(champion, params.class_of)
     model = stored_model(args.store, champion)
     quiet_ultralytics()
     from training.predictor import TorchRunner, predict_samples  # imported here: torch and ultralytics are slow, and read the environment set above
@@ -43,18 +42,6 @@ def work(args: argparse.Namespace) -> None:
         for name, items in parts.items():
             write_detections(folder / f"{name}.parquet", predict_samples(runner, items, args.raw, params.predict, name), names)
     print(f"predict_champion: champion {champion.number} on {len(parts['test'])} test images and {len(parts['suite'])} others of the suite")
-
-
-def _names_today(params: Params, classes: tuple[str, ...], number: int) -> list[str]:
-    """The champion's classes by their names in params.yaml.
-
-    Raises:
-        ClassContractError: a class that is not there any more.
-    """
-    gone = [name for name in classes if name not in params.class_of]
-    if gone:
-        raise ClassContractError(f"champion {number} knows {gone}, which params.yaml has neither as class nor as alias: classes are append-only")
-    return [params.class_of[name] for name in classes]
 
 
 if __name__ == "__main__":
