@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from pipelines.core.errors import DataError
 from pipelines.core.io import jsonl_text
 from pipelines.core.records import read_annotations, read_annotations_table, rounded_floats, row_from_annotation, write_annotations
-from pipelines.core.tables import ANNOTATIONS_SCHEMA, jsonl_bytes, read_jsonl_table
+from pipelines.core.tables import ANNOTATIONS_SCHEMA, read_jsonl_table, write_arrow, write_jsonl_table, write_lines, write_parquet
 from pipelines.core.types import Annotation, Box
 from pipelines.dataset.assignments import read_assignments, read_assignments_table, write_assignments
 
@@ -49,7 +52,8 @@ def test_a_table_of_annotations_is_its_lines(items: list[Annotation]) -> None:
         rows = [row_from_annotation(item) for item in read_annotations(path)]
         assert dict(table.schema) == ANNOTATIONS_SCHEMA
         assert table.to_dicts() == rows
-        assert jsonl_bytes(table).decode() == jsonl_text(rows)
+        write_jsonl_table(path, table)
+        assert path.read_text() == jsonl_text(rows)
 
 
 @settings(max_examples=300, deadline=None)
@@ -63,7 +67,33 @@ def test_what_we_write_is_read_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(LINE + "\n")
     table = read_jsonl_table(tmp_path / "a", ANNOTATIONS_SCHEMA)
     assert table is not None
-    assert jsonl_bytes(table) == (tmp_path / "a").read_bytes()
+    write_jsonl_table(tmp_path / "b", table)
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+WRITERS: dict[str, Callable[[Path, pl.DataFrame], None]] = {
+    "parquet": write_parquet,
+    "arrow": write_arrow,
+    "jsonl": write_jsonl_table,
+    "lines": lambda path, frame: write_lines(path, frame["a"]),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_fault_of_the_disk_has_its_number_and_leaves_the_old_file(kind: str, tmp_path: Path) -> None:
+    """The command line tells people what to do by the number, and polars names it in words only."""
+    frame = pl.DataFrame({"a": [str(number) for number in range(10_000)]})
+    path = tmp_path / "table"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="table") as caught:
+            WRITERS[kind](path, frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert [(item.name, item.read_bytes()) for item in tmp_path.iterdir()] == [("table", b"old")]
 
 
 EDITS = {

@@ -6,15 +6,17 @@ Apart from `pipelines.core.io` and `pipelines.core.types` so that whoever only r
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
 from pipelines.core.errors import DataError
-from pipelines.core.io import require_file, write_bytes
+from pipelines.core.io import new_file, require_file
 
 # data/raw/manifest.parquet: one row for every file seen in the inbox, sorted by `origin`. `status` is "kept" or "dropped"; a kept image_id stands in
 # one kept row only (an exact copy is dropped with reason "exact_duplicate"). Columns that could not be measured (a broken file) are null.
@@ -86,11 +88,23 @@ SAMPLES_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
+@contextmanager
+def _table_file(path: Path) -> Iterator[BinaryIO]:
+    """As `pipelines.core.io.new_file`, for polars, which writes to the file itself; its errors name a fault of the disk in words only."""
+    with new_file(path) as file:
+        try:
+            yield file
+        except (OSError, pl.exceptions.ComputeError) as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically, with settings that give the same bytes for the same rows."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=False)  # hashes and names: higher levels are slower, not smaller
-    write_bytes(path, buffer.getvalue())
+    with _table_file(path) as file:  # hashes and names: higher levels are slower, not smaller
+        frame.write_parquet(file, compression="zstd", compression_level=1, statistics=False)
 
 
 def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
@@ -116,9 +130,8 @@ def read_parquets(paths: Sequence[Path], schema: Mapping[str, Any], hint: str = 
 
 def write_arrow(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically as an Arrow file, for what can be made again: several times as large as parquet, read in a quarter of the time."""
-    buffer = io.BytesIO()
-    frame.write_ipc(buffer)
-    write_bytes(path, buffer.getvalue())
+    with _table_file(path) as file:
+        frame.write_ipc(file)
 
 
 def read_arrows(paths: Sequence[Path], schema: Mapping[str, Any]) -> pl.DataFrame:
@@ -140,22 +153,20 @@ def _named(paths: Sequence[Path]) -> str:
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name}"
 
 
-def jsonl_bytes(frame: pl.DataFrame) -> bytes:
-    """One canonical JSON line a row, as `pipelines.core.io.canonical_json` writes it, if no float but 0 is below 0.001."""
-    buffer = io.BytesIO()
-    frame.select(sorted(frame.columns)).write_ndjson(buffer)
-    return buffer.getvalue()
+def write_jsonl_table(path: Path, frame: pl.DataFrame) -> None:
+    """Write one canonical JSON line a row, as `pipelines.core.io.canonical_json` has it, if no float but 0 is below 0.001."""
+    with _table_file(path) as file:
+        frame.select(sorted(frame.columns)).write_ndjson(file)
 
 
-def lines_bytes(lines: pl.Series) -> bytes:
-    """Lines of text as a file holds them."""
-    buffer = io.BytesIO()
-    lines.to_frame().write_csv(buffer, include_header=False, quote_style="never")
-    return buffer.getvalue()
+def write_lines(path: Path, lines: pl.Series) -> None:
+    """Write lines of text."""
+    with _table_file(path) as file:
+        lines.to_frame().write_csv(file, include_header=False, quote_style="never")
 
 
 def read_jsonl_table(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame | None:
-    """The canonical JSON lines of a file as a table with the columns of `schema`; None where a line is not exactly what `jsonl_bytes` writes.
+    """The canonical JSON lines of a file as a table with the columns of `schema`; None where a line is not exactly what `write_jsonl_table` writes.
 
     Such a file is for a reader that knows what may differ, and that names the line.
 
@@ -170,7 +181,7 @@ def read_jsonl_table(path: Path, schema: Mapping[str, Any], hint: str = "run `dv
 
 
 def parsed_lines(lines: pl.Series, schema: Mapping[str, Any]) -> pl.DataFrame | None:
-    """Canonical JSON lines as a table with the columns of `schema`; None where a line is not exactly what `jsonl_bytes` writes."""
+    """Canonical JSON lines as a table with the columns of `schema`; None where a line is not exactly what `write_jsonl_table` writes."""
     kind = pl.Struct({name: schema[name] for name in sorted(schema)})
     try:
         table = lines.str.json_decode(kind)

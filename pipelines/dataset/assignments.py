@@ -9,8 +9,8 @@ from typing import get_args
 import polars as pl
 
 from pipelines.core.errors import DataError, LeakError, listed
-from pipelines.core.io import iter_jsonl, write_bytes
-from pipelines.core.tables import jsonl_bytes, read_jsonl_table
+from pipelines.core.io import iter_jsonl
+from pipelines.core.tables import read_jsonl_table, write_jsonl_table
 from pipelines.core.types import LABELED_SPLITS, Split
 
 ASSIGNMENTS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "split": pl.String(), "component": pl.String()}
@@ -76,4 +76,4 @@ def read_assignments_table(path: Path) -> pl.DataFrame:
 
 def write_assignments(path: Path, assignments: pl.DataFrame) -> None:
     """Write all lines, sorted by image_id."""
-    write_bytes(path, jsonl_bytes(assignments.sort("image_id")))
+    write_jsonl_table(path, assignments.sort("image_id"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ import polars as pl
 from pipelines.core.errors import ClassContractError, DataError, listed
 from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns, rounded_floats
 from pipelines.core.slices import SliceLimits
-from pipelines.core.tables import SAMPLES_SCHEMA, jsonl_bytes
+from pipelines.core.tables import SAMPLES_SCHEMA, write_jsonl_table
 from pipelines.core.types import LABELED_SPLITS, SPLITS, Split
 from pipelines.dataset.absent import absent
 from pipelines.dataset.assignments import ASSIGNMENTS_SCHEMA, Assignment
@@ -144,10 +145,10 @@ def build_dataset(
     )
 
 
-def split_lines(dataset: Dataset, split: Split) -> bytes:
-    """The file of one split: the lines of `pipelines.core.records.write_samples`."""
+def write_split(path: Path, dataset: Dataset, split: Split) -> None:
+    """Write the file of one split as `pipelines.core.records.write_samples` does."""
     samples = dataset.of(split).select(list(SAMPLES_SCHEMA))
-    return jsonl_bytes(samples.with_columns(pl.Series("brightness", rounded_floats(samples["brightness"].to_numpy(), BOX_DIGITS))))
+    write_jsonl_table(path, samples.with_columns(pl.Series("brightness", rounded_floats(samples["brightness"].to_numpy(), BOX_DIGITS))))
 
 
 def _with_labels(items: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

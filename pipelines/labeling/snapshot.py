@@ -11,10 +11,10 @@ import polars as pl
 
 from pipelines.core import boxes, records, types
 from pipelines.core.errors import counted
-from pipelines.core.io import code_key, sha256_bytes, write_bytes, write_metrics
+from pipelines.core.io import code_key, sha256_bytes, write_metrics
 from pipelines.core.params import LabelingParams, Params
 from pipelines.core.records import read_annotations, read_manifest
-from pipelines.core.tables import jsonl_bytes, lines_bytes
+from pipelines.core.tables import write_jsonl_table, write_lines
 from pipelines.core.types import Annotation
 from pipelines.formats import labelstudio, reading
 from pipelines.labeling import agreement, memory, opinions, people, prelabel_accounts, resolve, summary
@@ -95,9 +95,9 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
     """
     if rules.source == "label_studio" and not accept_loss:
         require_few_lost(last_snapshot(paths), synced.annotations, rules.max_loss_fraction)
-    write_bytes(paths.issues, jsonl_bytes(synced.issue_table))
+    write_jsonl_table(paths.issues, synced.issue_table)
     write_metrics(paths.metrics, synced.metrics)
-    write_bytes(paths.annotations, lines_bytes(synced.lines))
+    write_lines(paths.annotations, synced.lines)
     states = synced.metrics["states"]
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.core.cli import stage_main
-from pipelines.core.io import json_text, write_folder, write_jsonl, write_metrics
+from pipelines.core.io import new_folder, write_json, write_jsonl, write_metrics
 from pipelines.core.params import load_params
 from pipelines.core.records import read_annotations_table, read_manifest
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import SPLITS, Split
 from pipelines.dataset.assignments import read_assignments_table, write_assignments
-from pipelines.dataset.build import build_dataset, split_lines
+from pipelines.dataset.build import build_dataset, write_split
 from pipelines.dataset.gate import check_pictures
 from pipelines.dataset.rounds import dataset_hash, drift, profile, read_rounds, with_round
 from pipelines.dataset.summary import dataset_card, dataset_metrics
 
 
 def work(args: argparse.Namespace) -> None:
-    """All is computed before anything is written; a rerun with the records already written gives the same files."""
+    """All is computed before anything takes its place; a rerun with the records already written gives the same files."""
     params = load_params(args.params)
     classes, wanted, slices = params.class_names, params.dataset, params.evaluate
     limits = SliceLimits(slices.small_area_px, slices.medium_area_px, slices.dark_below, slices.bright_above)
@@ -27,10 +28,14 @@ def work(args: argparse.Namespace) -> None:
         "val": wanted.val_fraction,
         "test": wanted.test_fraction,
     }
+    with ThreadPoolExecutor() as pool:  # polars reads and writes without Python's lock
+        manifest = pool.submit(read_manifest, args.manifest)
+        annotations = pool.submit(read_annotations_table, args.annotations, args.work)
+        history = pool.submit(read_assignments_table, args.assignments)
     dataset = build_dataset(
-        read_manifest(args.manifest),
-        read_annotations_table(args.annotations, args.work),
-        read_assignments_table(args.assignments),
+        manifest.result(),
+        annotations.result(),
+        history.result(),
         classes,
         fractions,
         use_given=wanted.given_split,
@@ -38,11 +43,16 @@ def work(args: argparse.Namespace) -> None:
         limits=limits,
         seed=wanted.seed,
     )
-    explained = check_pictures(dataset, args.raw, args.work)
-    files = {f"{split}.jsonl": split_lines(dataset, split) for split in SPLITS}
-    rounds = with_round(read_rounds(args.rounds), dataset_hash(files), profile(dataset))
-    card = dataset_card(dataset, classes, drift(rounds))
-    write_folder(args.dataset, {**files, "card.json": json_text(card).encode()})
+    with new_folder(args.dataset) as new:
+        files = {split: new / f"{split}.jsonl" for split in SPLITS}
+        with ThreadPoolExecutor() as pool:
+            written = [pool.submit(write_split, path, dataset, split) for split, path in files.items()]
+            explained = check_pictures(dataset, args.raw, args.work)
+            for file in written:
+                file.result()
+        rounds = with_round(read_rounds(args.rounds), dataset_hash(list(files.values())), profile(dataset))
+        card = dataset_card(dataset, classes, drift(rounds))
+        write_json(new / "card.json", card)
     write_assignments(args.assignments, dataset.assignments)
     write_jsonl(args.rounds, rounds)
     metrics = dataset_metrics(dataset, card, fractions, explained)
