@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from export.bundle.in_order import in_order  # noqa: E402
+from export.bundle.in_order import in_order, portions  # noqa: E402
 from export.bundle.reader import detect_shown, load_bundle, open_fastest  # noqa: E402
 from export.runners.detect import detect  # noqa: E402
 from pipelines.core.images import REDUCED_FLAGS, Decoded, read_for, reduction_for, use_one_thread_a_call  # noqa: E402
@@ -66,7 +66,8 @@ class Ours:
     def folder(self, files: Sequence[Path]) -> float:
         """Seconds for all of them, which are the only files in their folder."""
         use_one_thread_a_call()
-        work = in_order(lambda file: detect_shown(self._many, [self._read(file)], self._bundle), files, workers=self._threads)
+        some = portions(files, workers=self._threads, most=self._many.max_batch)
+        work = in_order(lambda files: detect_shown(self._many, map(self._read, files), self._bundle), some, workers=self._threads)
         return _seconds(lambda: list(work))
 
     def detections(self, files: Sequence[Path]) -> Iterator[Detections]:

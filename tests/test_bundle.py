@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from export.bundle.draw import PALETTE_BGR, draw_detections
-from export.bundle.in_order import in_order
+from export.bundle.in_order import in_order, portions
 from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact, sealed
 from export.runners.cuda import gpu_names
 from export.runners.tensorrt_library import installed_libraries
@@ -187,6 +187,15 @@ def test_a_batch_of_several_sizes_gives_what_single_images_give(released: Path) 
         together = [detections_to_json(found, CLASSES) for found in detect_shown(runner, images, bundle)]
         assert together == [detections_to_json(detect_shown(runner, [image], bundle)[0], CLASSES) for image in images]
     assert sum(map(len, together)) > 4
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "most", "sizes"), [(72, 2, None, {4}), (72, 2, 3, {3}), (20, 2, None, {2}), (7, 2, None, {1}), (0, 1, 8, set())]
+)
+def test_portions_leave_nothing_out_and_give_every_thread_some(count: int, workers: int, most: int | None, sizes: set[int]) -> None:
+    found = list(portions(range(count), workers=workers, most=most))
+    assert [item for some in found for item in some] == list(range(count))
+    assert {len(some) for some in found} == sizes
 
 
 def test_work_in_order_is_lazy_and_raises_at_its_place() -> None:

@@ -5,7 +5,7 @@ Needs numpy, OpenCV and one runtime; nothing else may be imported here or below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -231,7 +231,7 @@ def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: i
     raise MissingPartError(f"none of the bundle's runners ({', '.join(bundle.order)}) can run here: {'; '.join(dict.fromkeys(lacks))}")
 
 
-def detect_shown(runner: Runner, images: Sequence[Decoded], bundle: Bundle) -> list[Detections]:
+def detect_shown(runner: Runner, images: Iterable[Decoded], bundle: Bundle) -> list[Detections]:
     """What a user sees: the detections on each image (read by `read_for` as the contract asks) from each class's threshold up, best first."""
     thresholds = runner.require_thresholds()
     # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap

@@ -173,9 +173,9 @@ def _time_one(runner: Detector, path: Path, nms: NmsValues) -> tuple[float, floa
     """Milliseconds from decoded image to boxes, by the way of `detect`, and of the runner's call in them."""
     image = read_for(path, runner.contract.decode_to_wh)
     start = time.perf_counter()
-    made, (box,) = letterboxed([image], runner.contract)
+    made, box = letterboxed(image, runner.contract)
     fed = time.perf_counter()
-    raw = runner.infer_images(made)
+    raw = runner.infer_images([made])
     answered = time.perf_counter()
     read_output(raw[0], runner.contract, box, image.original_wh, nms)
     return (time.perf_counter() - start) * 1e3, (answered - fed) * 1e3

@@ -5,7 +5,7 @@ Needs numpy and OpenCV only, so that a shipped bundle can use it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,10 +44,10 @@ class NmsValues:
     max_detections: int
 
 
-def letterboxed(images: Sequence[Decoded], contract: ModelContract) -> tuple[list[Image], list[Letterbox]]:
-    """BGR images in the size of the input, and where each lies in it."""
-    boxes = [letterbox_for(image.original_wh, contract.input_wh) for image in images]
-    return [apply_letterbox(image.pixels, box, contract.pad_value) for image, box in zip(images, boxes, strict=True)], boxes
+def letterboxed(image: Decoded, contract: ModelContract) -> tuple[Image, Letterbox]:
+    """The image in the size of the input, BGR, and where it lies in it."""
+    box = letterbox_for(image.original_wh, contract.input_wh)
+    return apply_letterbox(image.pixels, box, contract.pad_value), box
 
 
 def model_input(image: Decoded, contract: ModelContract) -> tuple[NDArray[np.float32], Letterbox]:
@@ -57,8 +57,8 @@ def model_input(image: Decoded, contract: ModelContract) -> tuple[NDArray[np.flo
         DataError: the contract asks for another colour order or scale than this code makes.
     """
     contract.require_known_pixels()
-    made, (box,) = letterboxed([image], contract)
-    return tensor_from_letterboxed(made), box
+    made, box = letterboxed(image, contract)
+    return tensor_from_letterboxed([made]), box
 
 
 def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbox, original_wh: tuple[int, int], nms: NmsValues) -> Detections:
@@ -74,11 +74,15 @@ def read_output(raw: NDArray[np.float32], contract: ModelContract, box: Letterbo
     )
 
 
-def detect_batch(runner: Detector, images: Sequence[Decoded], nms: NmsValues) -> list[Detections]:
-    """All of it for images of any sizes, in one call of the runner."""
-    made, boxes = letterboxed(images, runner.contract)
-    outputs = runner.infer_images(made)
-    return [read_output(raw, runner.contract, box, image.original_wh, nms) for raw, box, image in zip(outputs, boxes, images, strict=True)]
+def detect_batch(runner: Detector, images: Iterable[Decoded], nms: NmsValues) -> list[Detections]:
+    """All of it for images of any sizes, in one call of the runner. Of an iterator's images only the letterboxed pixels stay in memory."""
+    made, places = [], []
+    for image in images:
+        pixels, box = letterboxed(image, runner.contract)
+        made.append(pixels)
+        places.append((box, image.original_wh))
+    outputs = runner.infer_images(made) if made else ()
+    return [read_output(raw, runner.contract, *place, nms) for raw, place in zip(outputs, places, strict=True)]
 
 
 def detect(runner: Detector, image: Decoded, nms: NmsValues) -> Detections:

@@ -53,7 +53,7 @@ class BundleDetector:
     def _answers(self, contents: Sequence[bytes]) -> list[Answer | RefusedUploadError]:
         decoded = [self._decoded(content) for content in contents]
         images = [item for item in decoded if not isinstance(item, RefusedUploadError)]
-        found = iter(detect_shown(self.runner, images, self.bundle) if images else [])
+        found = iter(detect_shown(self.runner, images, self.bundle))
         return [item if isinstance(item, RefusedUploadError) else Answer(*item.original_wh, next(found), len(images)) for item in decoded]
 
     def _decoded(self, content: bytes) -> Decoded | RefusedUploadError:

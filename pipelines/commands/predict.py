@@ -15,12 +15,12 @@ from typing import Any
 
 from export.bundle.draw import draw_detections, encode_jpeg
 from export.bundle.golden import require_golden
-from export.bundle.in_order import in_order
+from export.bundle.in_order import in_order, portions
 from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
 from pipelines.core.cli import EXIT_USER_ERROR, positive
 from pipelines.core.errors import DataError, MissingInputError, counted
-from pipelines.core.images import read_for, read_image, use_one_thread_a_call
+from pipelines.core.images import Decoded, read_for, read_image, use_one_thread_a_call
 from pipelines.core.io import write_bytes, write_text
 
 MAX_STEM = 200  # bytes of an image's name that its picture keeps: file systems take 255
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     require_golden(bundle, name, runner)
     targets: list[Path | None] = [None] * len(files) if args.draw is None else list(drawn_names(args.draw, files))
     with runner:
-        rows = list(in_order(lambda item: _predict(runner, bundle, *item), zip(files, targets, strict=True), workers=workers))
+        some = portions([*zip(files, targets, strict=True)], workers=workers, most=runner.max_batch)
+        rows = [row for found in in_order(lambda work: _predict(runner, bundle, work), some, workers=workers) for row in found]
     about = {"bundle": str(args.bundle), "runner": name, "class_hash": bundle.contract.class_hash, "skipped_files": skipped}
     text = _json_text(about, rows)
     if args.json:
@@ -100,24 +101,30 @@ def drawn_names(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
         yield folder / name
 
 
-def _predict(runner: Runner, bundle: Bundle, file: Path, drawn: Path | None) -> dict[str, Any]:
-    try:
-        image = read_for(file, bundle.contract.decode_to_wh)
-    except (DataError, MissingInputError) as error:
-        return {"file": str(file), "error": str(error)}
-    except OSError as error:
-        return {"file": str(file), "error": f"{file} cannot be read ({error.strerror}): make it readable for this user"}
-    (detections,) = detect_shown(runner, [image], bundle)
-    row: dict[str, Any] = {
-        "file": str(file),
-        "width": image.original_wh[0],
-        "height": image.original_wh[1],
-        "detections": detections_to_json(detections, bundle.contract.classes),
-    }
-    if drawn is not None:
-        write_bytes(drawn, encode_jpeg(draw_detections(read_image(file), detections, bundle.contract.classes)))
-        row["drawn"] = str(drawn)
-    return row
+def _predict(runner: Runner, bundle: Bundle, work: Sequence[tuple[Path, Path | None]]) -> list[dict[str, Any]]:
+    """The rows of some files, each with the name of its picture."""
+    rows: list[dict[str, Any]] = [{"file": str(file)} for file, _ in work]
+    read = []
+
+    def images() -> Iterator[Decoded]:
+        for (file, drawn), row in zip(work, rows, strict=True):
+            try:
+                image = read_for(file, bundle.contract.decode_to_wh)
+            except (DataError, MissingInputError) as error:
+                row["error"] = str(error)
+            except OSError as error:
+                row["error"] = f"{file} cannot be read ({error.strerror}): make it readable for this user"
+            else:
+                row["width"], row["height"] = image.original_wh
+                read.append((file, drawn, row))
+                yield image
+
+    for detections, (file, drawn, row) in zip(detect_shown(runner, images(), bundle), read, strict=True):
+        row["detections"] = detections_to_json(detections, bundle.contract.classes)
+        if drawn is not None:
+            write_bytes(drawn, encode_jpeg(draw_detections(read_image(file), detections, bundle.contract.classes)))
+            row["drawn"] = str(drawn)
+    return rows
 
 
 def _json_text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
