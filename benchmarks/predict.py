@@ -1,12 +1,12 @@
 """From JPEG file to boxes: the released bundle against ultralytics' own predict in its exported formats, and against bare decoding and network.
 
-Usage: python benchmarks/predict.py PROJECT [--images 72] [--rounds 5] [--threads 2]     (PROJECT: a folder with a finished round)
+Usage: python benchmarks/predict.py PROJECT [--images 72] [--copies 5] [--rounds 5] [--threads 2]     (PROJECT: a folder with a finished round)
 
 Every contestant has its own process and all take turns on the same test images, so that a slow minute slows them all. `single`: one image after
-another, p50 of each image's time; with all threads and with one, since on two virtual cores the second may not help one image (the better counts, for
-the bundle and for the bare network). `folder`: images a second over all of them. Competing is the fastest of ultralytics' formats whose AP is within
-`verify.max_relative_drop.int8` of its `.pt`, as ours must be; AP is measured here, on the same images, from score 0.001 up. ultralytics' own INT8
-export is not among them: by its makers' figures it loses 11 to 14 % of AP.
+another, p50 of each image's time; with all threads and with one, since on two virtual cores the second may not help one image (the better counts,
+for the bundle and for the bare network). `folder`: images a second over a folder that holds `copies` of each, so that starting counts little.
+Competing is the fastest of ultralytics' formats whose AP is within `verify.max_relative_drop.int8` of its `.pt`, as ours must be; AP is measured
+here, on the same images, from score 0.001 up. ultralytics' own INT8 export is not among them: by its makers' figures it loses 11 to 14 % of AP.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def main() -> None:
     """Measure, print one JSON object, write it to results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path, nargs="?")
-    for name, value in (("images", 72), ("rounds", 5), ("threads", 2)):
+    for name, value in (("images", 72), ("copies", 5), ("rounds", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--contestant", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -223,6 +223,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "images").mkdir()
         files = [Path(shutil.copy(data / "raw" / sample.path, Path(folder) / "images")) for sample in samples]
+        many = [_copied(file, Path(folder) / "many", number) for number in range(args.copies) for file in files]
         jobs: dict[str, dict[str, Any]] = {
             f"{kind}{name}": {"kind": kind, "arguments": {"bundle": str(data / "release"), "single_threads": threads, "threads": args.threads}}
             for kind in ("ours", "bare")
@@ -240,19 +241,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 contestants[name].ask("single", files[:5])  # ends the spinning of the last one's threads, and warms this one's caches
                 single[name].extend(contestants[name].ask("single", files))
                 if name in folder_s:
-                    folder_s[name].append(contestants[name].ask("folder", files))
+                    folder_s[name].append(contestants[name].ask("folder", many))
             print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
         for item in contestants.values():
             item.close()
     drop = params.verify.max_relative_drop["int8"]
     fair = [name for name in FORMATS if ap[name] >= ap["pt"] * (1 - drop)]
     p50 = {name: statistics.median(times) * 1e3 for name, times in single.items()}
-    rate = {name: len(files) / statistics.median(times) for name, times in folder_s.items()}
+    rate = {name: len(many) / statistics.median(times) for name, times in folder_s.items()}
     ours, bare = (min((kind, f"{kind}_one_thread"), key=p50.__getitem__) for kind in ("ours", "bare"))
     soonest, most = min(fair, key=p50.__getitem__), max(fair, key=rate.__getitem__)
     return {
         "runner": bundle.order[0],
         "images": len(files),
+        "images_in_folder": len(many),
         "rounds": args.rounds,
         "threads": args.threads,
         "input_wh": list(bundle.contract.input_wh),
@@ -299,6 +301,11 @@ def average_precision(item: Contestant, samples: Sequence[Sample], files: Sequen
         for xyxy, score, index in answers
     ]
     return coco_metrics(truth, found, classes).ap or 0.0
+
+
+def _copied(file: Path, folder: Path, number: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    return Path(shutil.copy(file, folder / f"{number}_{file.name}"))
 
 
 def _environment() -> dict[str, str]:

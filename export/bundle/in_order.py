@@ -11,15 +11,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 2  # items a thread that wait, so that none is idle while the first one is slow
 _PORTION = 4  # more gain nothing
-_TURNS = 4  # portions that each thread gets at least, so that all end at about the same time
+_TURNS = 2  # portions that each thread could still get of what is left: the last ones are single items, so that all threads end together
 
 
 def portions(items: Sequence[Item], *, workers: int, most: int | None = None) -> Iterator[Sequence[Item]]:
-    """A few items at a time, in order, one where there are few; not more than `most`. A thread that decodes some images, runs the network on them and
+    """A few items at a time, in order, not more than `most`, one where few are left. A thread that decodes some images, runs the network on them and
     then reads its outputs goes through each part's code and tables once, while they are in the processor's cache.
     """
-    size = max(1, min(_PORTION, most or _PORTION, len(items) // (_TURNS * workers)))
-    return (items[start : start + size] for start in range(0, len(items), size))
+    start = 0
+    while start < len(items):
+        size = max(1, min(_PORTION, most or _PORTION, (len(items) - start) // (_TURNS * workers)))
+        yield items[start : start + size]
+        start += size
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
