@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -20,7 +22,7 @@ from pipelines.cli import main
 from pipelines.collect.inbox import read_inbox
 from pipelines.core.io import read_jsonl, sha256_bytes
 from tests.conftest import ROOT
-from tests.serving import HOSTILE, Running, encoded, running, wait_for
+from tests.serving import HOSTILE, START_S, Running, encoded, running, wait_for
 from tests.test_bundle import BLOCKED, NOT_NEEDED, tamper_expected
 from tests.test_release import run_release
 from tests.tiny_detector import CLASSES, make_project
@@ -153,7 +155,8 @@ def test_a_full_queue_answers_429_and_goes_on(bundle: Path, golden: list[bytes])
         assert set(statuses) == {200, 429}
         assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 429)
         assert server.predict(golden[0]).status_code == 200
-        assert server.predict(golden[0], golden[1], golden[2]).status_code == 429  # more than the queue holds, at any time
+        too_many = server.predict(golden[0], golden[1], golden[2])  # more than the queue ever holds: to wait would not help
+        assert (too_many.status_code, "Maximum number of files is 2" in too_many.text) == (400, True)
 
 
 def test_sigterm_ends_after_the_open_requests(bundle: Path) -> None:
@@ -169,6 +172,83 @@ def test_sigterm_ends_after_the_open_requests(bundle: Path) -> None:
         sender.join()
     assert (status, answers) == (0, [200])
     assert "Traceback" not in said
+
+
+def test_a_closed_terminal_ends_it_as_sigterm_does(bundle: Path, golden: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with running(bundle, "--project", str(tmp_path)) as server:
+        assert server.predict(golden[0]).status_code == 200
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(60) == 0
+    assert len(list((tmp_path / "data" / "feedback" / "requests").glob("*.jsonl"))) == 1
+
+
+def test_senders_that_never_finish_are_let_go(bundle: Path, golden: list[bytes]) -> None:
+    """Nothing at all, half a head, half a body, and a form for each route: each connection ends, though a byte comes now and then."""
+    form = b"Host: x\r\nContent-Type: multipart/form-data; boundary=B\r\nContent-Length: 100000\r\n\r\n--B\r\n"
+    begun = {
+        "nothing": b"",
+        "half a head": b"POST /predict HTTP/1.1\r\nX-",
+        "half a second head": b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",
+        "half a body": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nab",
+        "half a form": b"POST /predict HTTP/1.1\r\n" + form,
+        "half a complaint": b"POST /feedback HTTP/1.1\r\n" + form,
+    }
+    with running(bundle, "--max-read-s", "1") as server:
+        address = (urlsplit(server.url).hostname or "", urlsplit(server.url).port or 0)
+        for name, start in begun.items():
+            with socket.create_connection(address, timeout=START_S) as connection:
+                connection.settimeout(0.2)
+                connection.sendall(start)
+                said, open_ = b"", True
+                for _ in range(300):  # tries, not seconds: a machine that stands still meanwhile is not the server's fault
+                    try:
+                        if name != "nothing":
+                            connection.sendall(b"a")
+                        part = connection.recv(65536)
+                        said, open_ = said + part, bool(part)
+                    except TimeoutError:
+                        continue
+                    except OSError:
+                        open_ = False
+                    if not open_:
+                        break
+                assert not open_, name
+                assert (b" 408 " in said) == ("body" in name or "form" in name or "complaint" in name), (name, said)
+        assert server.predict(golden[0]).status_code == 200
+
+
+def test_a_sample_that_cannot_be_kept_is_told(bundle: Path, golden: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "data" / "inbox").mkdir(parents=True)
+    (tmp_path / "data" / "inbox" / "served").write_text("a file where the folder should be")
+    with running(bundle, "--project", str(tmp_path)) as server:
+        assert server.predict(golden[0]).status_code == 200
+        status, said = server.stop()
+    assert status == 0
+    assert said.startswith("error: a sample of 1 request cannot be kept (")
+    assert said.count("\n") == 1
+
+
+def test_images_as_thin_as_a_line_are_answered(server: Running, golden: list[bytes]) -> None:
+    rows = server.predict(golden[0], encoded(".png", (20_000, 10)), encoded(".png", (1, 3_000))).json()["images"]
+    assert [(row["width"], row["height"]) for row in rows] == [(96, 64), (20_000, 10), (1, 3_000)]
+    assert rows[0]["detections"]
+
+
+def test_a_form_in_capitals_is_one(server: Running, golden: list[bytes]) -> None:
+    form = httpx.Request("POST", server.url, files={"images": golden[0]})
+    kind = form.headers["content-type"].replace("multipart/form-data", "Multipart/Form-Data")
+    assert server.client.post("/predict", content=form.read(), headers={"Content-Type": kind}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--max-image-mb", "0"), ("--max-image-mb", "nan"), ("--max-wait-ms", "-1"), ("--sample", "-1"), ("--max-read-s", "0")]
+)
+def test_numbers_that_make_no_sense_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--bundle", "b", option, value])
+    assert ended.value.code == 2
+    assert f"argument {option}: {value} is not a number" in capsys.readouterr().err
 
 
 def test_complaints_reach_the_project(bundle: Path, golden: list[bytes], tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ GET  /health     the process is there; /ready: it takes requests; /metrics: Prom
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,9 +32,9 @@ from export.serve.detector import Answer, BundleDetector
 from export.serve.feedback import Complaint, FeedbackFolders, Sample, Served, checked_complaint, confidence_of
 from export.serve.metrics import ServerMetrics
 from export.serve.uploads import Limits, RefusedUploadError, check_upload, decode_upload
-from pipelines.core.errors import DataError
+from pipelines.core.errors import DataError, counted
 
-READ_S = 30.0  # a sender slower than this over one request is let go
+_GONE = {"Connection": "close"}  # of a request that is not read to its end
 _BUSY = {"Retry-After": "1"}
 _PREDICT_BODY = {
     "required": True,
@@ -54,6 +55,7 @@ _PREDICT_EXAMPLE = {
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "No image, an empty one, or a request that is no form"},
+    408: {"description": "The request did not come in time"},
     413: {"description": "Too many bytes or pixels"},
     415: {"description": "Not an image, or of a kind that is not taken"},
     422: {"description": "A broken image, or a field that does not fit"},
@@ -82,13 +84,21 @@ class Service:
         if self.folders is None or time.monotonic() - self.window_began < self.window_s:
             return None
         self.window_began = time.monotonic()
-        return BackgroundTask(self.folders.write_sample, self.sample.take())
+        return BackgroundTask(self._keep, self.sample.take())
 
     def close(self) -> None:
         """Answer what waits, keep the sample, free the model."""
         self.detector.close()
-        if self.folders is not None:
-            self.folders.write_sample(self.sample.take())
+        self._keep(self.sample.take())
+
+    def _keep(self, sample: Sequence[tuple[str, Served]]) -> None:
+        """Write a window's sample; one that the disk does not take is told in the log, and the server goes on."""
+        try:
+            if self.folders is not None:
+                self.folders.write_sample(sample)
+        except OSError as error:
+            words = f"error: a sample of {counted(len(sample), 'request')} cannot be kept ({error.strerror}): free some space, or make it writable"
+            print(words, file=sys.stderr, flush=True)
 
 
 def build_app(service: Service) -> FastAPI:
@@ -101,7 +111,7 @@ def build_app(service: Service) -> FastAPI:
         await asyncio.to_thread(service.close)
 
     app = FastAPIOffline(redoc_url=None, title="detloop", description=f"Detector for {', '.join(classes)}. A form: [/](/).", lifespan=lifespan)
-    app.add_middleware(_Gate, metrics=service.metrics, limit_bytes=service.limits.request_bytes)
+    app.add_middleware(_Gate, metrics=service.metrics, limits=service.limits)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: Exception) -> Response:
@@ -177,15 +187,11 @@ def build_app(service: Service) -> FastAPI:
 
 async def _read_images(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     """File names and contents of a request's images."""
-    try:
-        async with asyncio.timeout(READ_S):
-            if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-                return [("", await Request(request.scope, _bounded(request.receive, limits.image_bytes)).body())]
-            form = await request.form(max_files=limits.images, max_fields=16)
-            images = [(item.filename or "", await item.read()) for item in form.getlist("images") if not isinstance(item, str)]
-            await form.close()
-    except TimeoutError as error:
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"the request did not come within {READ_S:g} s: send it faster") from error
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return [("", await Request(request.scope, _bounded(request.receive, limits.image_bytes)).body())]
+    form = await request.form(max_files=limits.images, max_fields=16)
+    images = [(item.filename or "", await item.read()) for item in form.getlist("images") if not isinstance(item, str)]
+    await form.close()
     if not images:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "no image in the form: send at least one file as `images`")
     return images
@@ -236,17 +242,36 @@ def _bounded(receive: Receive, limit_bytes: int) -> Receive:
         message = await receive()
         came += len(message.get("body", b""))
         if came > limit_bytes:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has more than {limit_bytes} bytes: send fewer or smaller images")
+            words = f"the request has more than {limit_bytes} bytes: send fewer or smaller images"
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words, _GONE)
         return message
 
     return bounded
 
 
-class _Gate:
-    """Bounds every request's bytes; counts and times every answer."""
+def _in_time(receive: Receive, read_s: float) -> Receive:
+    """The request's messages, as long as they come within `read_s` seconds from now; what comes after its end may take as long as it likes."""
+    ends = asyncio.get_running_loop().time() + read_s
+    whole = False
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, limit_bytes: int) -> None:
-        self._app, self._metrics, self._limit_bytes = app, metrics, limit_bytes
+    async def timed() -> Message:
+        nonlocal whole
+        try:
+            async with asyncio.timeout_at(None if whole else ends):
+                message = await receive()
+        except TimeoutError as error:
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"the request did not come within {read_s:g} s: send it faster", _GONE) from error
+        whole = not message.get("more_body", False)
+        return message
+
+    return timed
+
+
+class _Gate:
+    """Bounds every request's bytes and the time in which they come; counts and times every answer."""
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, limits: Limits) -> None:
+        self._app, self._metrics, self._limits = app, metrics, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -254,12 +279,12 @@ class _Gate:
             return
         start, status = time.perf_counter(), 500
 
-        async def counted(message: Message) -> None:
+        async def noted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await self._app(scope, _bounded(receive, self._limit_bytes), counted)
+            await self._app(scope, _bounded(_in_time(receive, self._limits.read_s), self._limits.request_bytes), noted)
         finally:
             self._metrics.request(str(getattr(scope.get("route"), "path", "other")), status, time.perf_counter() - start)

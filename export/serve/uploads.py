@@ -14,11 +14,12 @@ _BROKEN = {REASON_EMPTY: BAD_REQUEST, REASON_TRUNCATED: UNPROCESSABLE, REASON_CO
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring: bytes of an image, its pixels, images, and bytes in all."""
+    """What one request may bring: bytes of an image, its pixels, images, and bytes in all; and in how many seconds it has to come."""
 
     image_bytes: int
     image_pixels: int
     images: int
+    read_s: float = 30.0
 
     @property
     def request_bytes(self) -> int:

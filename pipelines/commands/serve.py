@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.core.cli import positive
@@ -21,8 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="threads that decode and compute (default: all)")
     parser.add_argument("--queue", type=positive, default=64, metavar="N", help="images that may wait; beyond that 429 is answered (default: 64)")
     parser.add_argument("--max-batch", type=positive, metavar="N", help="images of one call of the network (default: 1 on a CPU, else 8)")
-    parser.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="how long an image may wait for its batch to fill (default: 0)")
-    parser.add_argument("--max-image-mb", type=float, default=10.0, metavar="MB", help="largest image file in MB (default: 10)")
+    parser.add_argument(
+        "--max-wait-ms", type=_from_zero, default=0.0, metavar="MS", help="how long an image may wait for its batch to fill (default: 0)"
+    )
+    parser.add_argument("--max-image-mb", type=_above_zero, default=10.0, metavar="MB", help="largest image file in MB (default: 10)")
     parser.add_argument(
         "--max-pixels",
         type=positive,
@@ -30,13 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most pixels of an image, told before it is decoded (default: 25 million)",
     )
-    parser.add_argument("--max-images", type=positive, default=16, metavar="N", help="most images of a request (default: 16)")
+    parser.add_argument(
+        "--max-images", type=positive, default=16, metavar="N", help="most images of a request, and never more than --queue (default: 16)"
+    )
+    parser.add_argument("--max-read-s", type=_above_zero, default=30.0, metavar="S", help="how long a request may take to come (default: 30)")
     parser.add_argument("--project", type=Path, metavar="DIR", help="project whose data/inbox and data/feedback get complaints and sampled requests")
-    parser.add_argument("--sample", type=int, default=20, metavar="N", help="requests an hour that are kept, the least confident ones (default: 20)")
+    parser.add_argument(
+        "--sample", type=_from_zero, default=20, metavar="N", help="requests an hour that are kept, the least confident ones (default: 20)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load, listen, answer until SIGTERM.
+    """Load, listen, answer until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
         MissingPartError: the serving libraries are not installed.
@@ -61,16 +70,31 @@ def run(args: argparse.Namespace) -> int:
     )
     service = Service(
         detector,
-        Limits(int(args.max_image_mb * 1e6), args.max_pixels, args.max_images),
+        Limits(int(args.max_image_mb * 1e6), args.max_pixels, min(args.max_images, args.queue), args.max_read_s),
         requests_at_once=args.queue + args.threads,
         folders=folders,
-        sample=Sample(args.sample),
+        sample=Sample(int(args.sample)),
         window_s=3600.0,
     )
     host, port = listening.getsockname()[:2]
     _say(f"serving {args.bundle} with {detector.name} at http://{host}:{port}")
-    serve(build_app(service), listening)
+    serve(build_app(service), listening, read_s=args.max_read_s)
     return 0
+
+
+def _from_zero(text: str) -> float:
+    return _number(text, "a number from 0 up", lambda value: value >= 0)
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, "a number above 0", lambda value: value > 0)
+
+
+def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+    return value
 
 
 def _say(message: str) -> None:
