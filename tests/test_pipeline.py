@@ -21,7 +21,7 @@ from tests.workspace import TIMED, Repro, Workspace, new_workspace, stage_comman
 pytestmark = pytest.mark.pipeline
 
 KILL_SEED = 20261124
-INPUTS = ("data/inbox", "data/label_sources")
+INPUTS = ("data/inbox", "data/label_sources", "data/feedback")
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
 LOOK_OUTSIDE = ["Running stage 'fetch':", "Running stage 'label_sync':"]  # run each time, since the world may have changed
 
@@ -107,12 +107,13 @@ def ran(output: str) -> list[str]:
 
 
 def test_a_clone_pulls_the_round_from_s3_and_has_nothing_to_do(round_one: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of the README, from the inbox to the report."""
+    """The commands of the README, from the inbox to the report; then the champion of that round, for whoever trains the next model against it."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
     shutil.copytree(round_one.folder, here.folder, symlinks=True)
     with s3_server("team") as address:
+        (here.folder / "data/feedback/app.jsonl").write_text('{"image": "cam1/0001.jpg", "complaint": "nothing found"}\n')
         do(here, "git", "rm", "-r", "--cached", "--quiet", *INPUTS)
         do(here, "dvc", "add", *INPUTS)
         do(here, "dvc", "remote", "add", "--default", "team", "s3://team/screws")
@@ -122,8 +123,17 @@ def test_a_clone_pulls_the_round_from_s3_and_has_nothing_to_do(round_one: Worksp
         assert "pushed" in do(here, "dvc", "push")
         subprocess.run(["git", "clone", "--quiet", str(here.folder), str(there.folder)], check=True)
         do(there, "dvc", "pull")
-    assert ran(do(there, "dvc", "repro")) == LOOK_OUTSIDE
-    assert do(there, "git", "status", "--porcelain") == ""
+        assert ran(do(there, "dvc", "repro")) == LOOK_OUTSIDE
+        assert do(there, "git", "status", "--porcelain") == ""
+        assert here.detloop("promote", "--because", "the first").status == 0
+        do(here, "git", "add", "--all")
+        do(here, "git", *IDENTITY, "commit", "--quiet", "--message", "champion")
+        do(here, "dvc", "push")
+        do(there, "git", "pull", "--quiet")
+        do(there, "dvc", "pull")
+    stores = [{path: value for path, value in place.hashes().items() if path.startswith("data/models/champions")} for place in (here, there)]
+    assert "data/models/champions/001/model.pt" in stores[0]
+    assert stores[0] == stores[1]
     outputs = [out["path"] for stage in here.lock().values() for out in stage["outs"]]
     hashes = [
         {path: value for path, value in place.hashes().items() if path.startswith((*outputs, *INPUTS)) and not path.endswith(".gitkeep")}

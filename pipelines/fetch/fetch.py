@@ -21,7 +21,7 @@ from pipelines.core.errors import DetloopError, MissingInputError, ParamsError
 from pipelines.core.io import read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
-from pipelines.fetch.wanted import REASON_PART_OF_CLIP, REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name, safe_name
+from pipelines.fetch.wanted import REASON_PART_OF_CLIP, REASON_UNREACHABLE, WITHOUT_IT, FetchRefusedError, Wanted, address_name, safe_name
 
 LOG_NAME = "log.jsonl"
 _VERSIONS_NAME = ".versions.json"  # of a store's objects; hidden, so that the inbox skips it, and beside them, so that it goes where they go
@@ -87,7 +87,7 @@ def _opened_log(source: LogSource, limits: Limits, places: Places) -> tuple[list
     columns = {"image": source.image, "group": source.group, "captured_at": source.captured_at, "split": source.split}
     root = path.parent
     if source.root:
-        root = require_folder(places.project / source.root, f"mount it, or correct collect.sources: {source.name}")
+        root = require_folder(places.project / source.root, f"mount it, or correct collect.sources: {source.name}; {WITHOUT_IT}")
     wanted: dict[str, Wanted] = {}
     for row in query(path, source.where, columns, source.name):
         uri = str(row["image"])
@@ -235,7 +235,7 @@ def _require_some(items: Sequence[Wanted], source: Source, folder: Path) -> None
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(str(item.refused) for item in items).items()))
     raise MissingInputError(
         f"collect.sources: {source.name} gave {had} files in the last run and none now ({reasons or 'nothing is there'}): mount or correct it;"
-        " if they are to leave the data set, take the source out of params.yaml"
+        f" {WITHOUT_IT}; if they are to leave the data set, take the source out of params.yaml"
     )
 
 

@@ -15,6 +15,7 @@ from pipelines.fetch.wanted import (
     REASON_SYMLINK_OUTSIDE,
     REASON_UNREACHABLE,
     REASON_UNREADABLE,
+    WITHOUT_IT,
     FetchRefusedError,
     Wanted,
     address_name,
@@ -37,7 +38,7 @@ def local_files(pattern: str, project: Path) -> list[tuple[Wanted, Path]]:
     fixed = next((index for index, part in enumerate(parts) if any(sign in part for sign in _GLOB) and not literal), len(parts))
     root = project.joinpath(*parts[:fixed])
     if not root.exists():
-        raise MissingInputError(f"collect.sources: {pattern} is not there ({root} is missing): mount or correct it")
+        raise MissingInputError(f"collect.sources: {pattern} is not there ({root} is missing): mount or correct it; {WITHOUT_IT}")
     if root.is_file():
         return [(_wanted(pattern, root.name, root, root.parent.resolve()), root)]
     glob = "/".join(parts[fixed:])

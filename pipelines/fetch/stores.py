@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.core.errors import MissingInputError, MissingPartError, ParamsError
 from pipelines.core.io import is_disk_fault
 from pipelines.fetch.http import Limits
-from pipelines.fetch.wanted import REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, FetchRefusedError, Wanted, address_name
+from pipelines.fetch.wanted import REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, WITHOUT_IT, FetchRefusedError, Wanted, address_name
 
 _NOT_HERE = ("http", "https", "ftp", "file", "local")  # the web goes through `http`, with its limits; files are a source of their own
 
@@ -39,7 +39,7 @@ class Store:
             found = self._fs.glob(url, detail=True) if any(sign in url for sign in "*?[") else self._fs.find(url, detail=True)
         except Exception as error:  # each store has exceptions of its own
             raise MissingInputError(
-                f"collect.sources: {url} cannot be listed ({type(error).__name__}: {error}): check address and credentials"
+                f"collect.sources: {url} cannot be listed ({type(error).__name__}: {error}): check address and credentials; {WITHOUT_IT}"
             ) from error
         objects = [(key, info) for key, info in sorted(found.items()) if info.get("type") != "directory"]
         if not objects:

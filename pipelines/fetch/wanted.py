@@ -20,6 +20,11 @@ REASON_SYMLINK_OUTSIDE = "symlink_outside"
 REASON_NOT_A_FILE = "not_a_file"
 
 
+WITHOUT_IT = (
+    "to go on with what was fetched before: `dvc repro --downstream collect`"  # as on a machine that has pulled it and cannot reach the source
+)
+
+
 class FetchRefusedError(Exception):
     """One entry cannot be had; `reason` is the word for the manifest, its cause what was said."""
 
