@@ -103,7 +103,7 @@ def test_budgets_are_kept_whatever_the_order_and_grow_by_adding(rows: list[tuple
     assert kept <= larger
 
 
-def test_a_budget_takes_the_best_of_each_cluster_and_keeps_what_it_once_took(tmp_path: Path) -> None:
+def test_a_budget_takes_the_best_of_each_cluster_and_keeps_what_it_once_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inbox, out = tmp_path / "inbox/cam", tmp_path / "out"
     inbox.mkdir(parents=True)
     out.mkdir()
@@ -127,6 +127,10 @@ def test_a_budget_takes_the_best_of_each_cluster_and_keeps_what_it_once_took(tmp
     collect(out, tmp_path / "inbox")
     assert set(read_manifest(out / "raw/manifest.parquet").filter(status="kept")["image_id"]) == kept
     assert len(list((out / "raw/images").rglob("*.jpg"))) == 6
+    assert "over the budget" not in capsys.readouterr().out
+    (out / "params.yaml").write_text("classes: [{name: bolt}]\ncollect: {sample: {budget: 2, by: [source]}}\n")
+    assert collect(out, tmp_path / "inbox")["kept"] == 6
+    assert "over the budget of 2: what is picked, has a given split or was kept by an earlier run stays" in capsys.readouterr().out
 
 
 def test_lists_of_the_project_reach_the_manifest(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,18 @@ def test_images_are_the_same_bytes_and_links_take_no_space(project: Path, tmp_pa
     assert copy.read_bytes() == link.read_bytes() == source.read_bytes()
     assert not os.path.samefile(copy, source)  # noqa: PTH121
     assert os.path.samefile(link, source)  # noqa: PTH121
+
+
+def test_a_yolo_folder_without_val_is_told(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ultralytics refuses such a folder, and says nothing of what to do."""
+    from ultralytics.data.utils import check_det_dataset
+
+    shutil.copytree(project, tmp_path / "project")
+    write_samples(tmp_path / "project/dataset/val.jsonl", [])
+    assert export(tmp_path / "project", tmp_path / "out", "yolo") == 0
+    assert "note: val has no images, and ultralytics trains on no folder without" in capsys.readouterr().out
+    with pytest.raises(SyntaxError, match="'val:' key missing"):
+        check_det_dataset(str(tmp_path / "out/data.yaml"))
 
 
 def test_an_existing_folder_and_a_missing_image_are_refused_by_name(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,7 +201,9 @@ def test_a_source_that_is_away_is_not_taken_for_empty(kind: str, tmp_path: Path)
     fetch(tmp_path, {"name": "cam", "type": kind, **source})
     shots.rename(away)
     shots.mkdir()
-    with pytest.raises(DetloopError, match=r"cam gave 1 files in the last run and none now .*mount or correct it; to go on with .*; if they are to leave"):
+    with pytest.raises(
+        DetloopError, match=r"cam gave 1 files in the last run and none now .*mount or correct it; to go on with .*; if they are to leave"
+    ):
         fetch(tmp_path, {"name": "cam", "type": kind, **source})
     assert (tmp_path / "fetched/cam/a.jpg").read_bytes() == jpeg(1)
     shots.rmdir()

@@ -55,4 +55,6 @@ def run(args: argparse.Namespace) -> int:
                 shutil.copyfile(source, place)
     counts = ", ".join(f"{split} {len(samples)}" for split, samples in splits.items())
     print(f"{args.target}: {args.format}, images: {counts}; boxes: {sum(len(sample.boxes) for samples in splits.values() for sample in samples)}")
+    if args.format == "yolo" and not splits["val"]:
+        print("note: val has no images, and ultralytics trains on no folder without: label images of more groups, or name a `val` in data.yaml")
     return 0

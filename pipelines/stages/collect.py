@@ -50,6 +50,9 @@ def work(args: argparse.Namespace) -> None:
         counted(metrics["near_duplicate_pairs"], "near-duplicate"),
     )
     print(f"collect: {kept} kept, {dropped} dropped, {linked} linked")
+    budget = params.collect.sample.budget
+    if budget is not None and metrics["kept"] > budget:
+        print(f"collect: that is over the budget of {budget}: what is picked, has a given split or was kept by an earlier run stays")
     for name, lines in metrics["list_lines_unmatched"].items():
         if lines:
             print(f"collect: {counted(len(lines), 'line')} of {args.lists}/{name}.txt without a file: {listed(lines)}")
