@@ -67,11 +67,11 @@ class Cache:
         load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
-        measured = self._measured.read().unique("image_id", keep="last", maintain_order=True)
+        measured = _latest(self._measured.read(), "image_id")
         path = self._folder / "thumbnails.bin"
         if _thumbnails_in(measured) * _THUMBNAIL_BYTES > (path.stat().st_size if path.exists() else 0):
             raise DetloopError(f"{path} is cut off")
-        self.files = self._files.read().unique("origin", keep="last", maintain_order=True)
+        self.files = _latest(self._files.read(), "origin")
         self.measured = measured
         if self._measured.is_bulky(len(measured), len(measured)):
             self._measured.replace(measured)
@@ -137,6 +137,11 @@ class Cache:
 
     def _near_path(self, settings: tuple[float, ...]) -> Path:
         return self._folder / f"near-{sha256_bytes(f'{settings} {_code_key(hash_index, near)}'.encode())[:16]}.parquet"
+
+
+def _latest(table: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The last row of each key."""
+    return table if table[key].n_unique() == len(table) else table.unique(key, keep="last", maintain_order=True)
 
 
 def _thumbnails_in(measured: pl.DataFrame) -> int:

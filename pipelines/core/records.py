@@ -34,9 +34,9 @@ BOX_DIGITS = 3  # labels are kept to a thousandth of a pixel
 _NEAR_MIDDLE, _MOST_SCALED = 1e-3, 1e9  # up to here a product is off by a millionth at most
 
 
-def read_manifest(path: Path) -> pl.DataFrame:
-    """The manifest, see MANIFEST_SCHEMA."""
-    return read_parquet(path, MANIFEST_SCHEMA)
+def read_manifest(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The manifest, see MANIFEST_SCHEMA, or some columns of it."""
+    return read_parquet(path, MANIFEST_SCHEMA, columns=columns)
 
 
 def write_manifest(path: Path, frame: pl.DataFrame) -> None:

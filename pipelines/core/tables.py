@@ -107,25 +107,21 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(file, compression="zstd", compression_level=1, statistics=False)
 
 
-def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
-    """Read a table and hold it against `schema` (column name to polars type).
+def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`", columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a table, or some `columns` of it, and hold it against `schema` (column name to polars type).
 
     Raises:
         MissingInputError: no such file.
         DataError: unreadable, or its columns are not those of `schema`.
     """
-    return read_parquets([require_file(path, hint)], schema, hint)
-
-
-def read_parquets(paths: Sequence[Path], schema: Mapping[str, Any], hint: str = "run `dvc repro`") -> pl.DataFrame:
-    """The rows of several files of one `schema`, at least one, in their order; see `read_parquet`."""
+    frame = pl.scan_parquet(require_file(path, hint))
     try:
-        frame = pl.read_parquet(list(paths))
+        found = dict(frame.collect_schema())
+        if found != dict(schema):
+            raise DataError(f"{path} has columns {found}, wanted {dict(schema)}: {hint}")
+        return frame.select(list(columns or schema)).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{_named(paths)} is not a readable parquet file ({error}): {hint}") from error
-    if dict(frame.schema) != dict(schema):
-        raise DataError(f"{_named(paths)} has columns {dict(frame.schema)}, wanted {dict(schema)}: {hint}")
-    return frame
+        raise DataError(f"{path} is not a readable parquet file ({error}): {hint}") from error
 
 
 def write_arrow(path: Path, frame: pl.DataFrame) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.core.errors import ClassContractError, DataError, listed
+from pipelines.core.io import sha256_file
 from pipelines.core.records import BOX_DIGITS, annotation_from_row, box_columns, rounded_floats
 from pipelines.core.slices import SliceLimits
 from pipelines.core.tables import SAMPLES_SCHEMA, write_jsonl_table
@@ -145,10 +146,11 @@ def build_dataset(
     )
 
 
-def write_split(path: Path, dataset: Dataset, split: Split) -> None:
-    """Write the file of one split as `pipelines.core.records.write_samples` does."""
+def write_split(path: Path, dataset: Dataset, split: Split) -> str:
+    """Write the file of one split as `pipelines.core.records.write_samples` does; returns its sha256."""
     samples = dataset.of(split).select(list(SAMPLES_SCHEMA))
     write_jsonl_table(path, samples.with_columns(pl.Series("brightness", rounded_floats(samples["brightness"].to_numpy(), BOX_DIGITS))))
+    return sha256_file(path)
 
 
 def _with_labels(items: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 Made from the image's own bytes, not from what collect measured, so that a fault there does not blind the gate. Never an output: without the folder a
 run gives the same bytes, later.
 
-    looks-NNNNN.parquet   image_ids in the order in which they came, a file for each part of a run, so that a killed run loses little
+    ids-NNNNN.arrow       image_ids in the order in which they came, a file for each part of a run, so that a killed run loses little
     thumbnails.bin        2,304 bytes for each of them
     cells.bin             256 bytes for each of them: its `coarse_cells`
     passed-RULES.parquet  for each of them the side on which it last passed the gate, by the rules that the name carries
@@ -24,9 +24,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.core.errors import DataError, DetloopError, MissingInputError
+from pipelines.core.growing import GrowingTable
 from pipelines.core.io import append_bytes, code_folder, code_key, load_or_empty, sha256_bytes
 from pipelines.core.progress import progress
-from pipelines.core.tables import read_parquet, read_parquets, write_parquet
+from pipelines.core.tables import read_parquet, write_parquet
 
 THUMBNAIL_PX = 48
 COARSE_PX = 8
@@ -34,7 +35,6 @@ MIN_DEVIATION = 1.0  # grey levels; below, a picture has nothing to correlate
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 1: cv2.IMREAD_GRAYSCALE}
 _PREFIX = "looks-"
 _SEGMENT_ROWS = 4096  # thumbnails that a killed run may lose
-_MAX_SEGMENTS = 64
 
 _IDS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String()}
 _PASSED_SCHEMA: dict[str, pl.DataType] = {"split": pl.String()}
@@ -48,20 +48,18 @@ class Looks:
 
     def __init__(self, work: Path) -> None:
         self._folder = code_folder(work, _PREFIX, code_key([sys.modules[__name__]], [cv2.__version__, np.__version__]))
+        self._ids = GrowingTable(self._folder, "ids", _IDS_SCHEMA)
         self.places = pl.DataFrame(schema={**_IDS_SCHEMA, "place": pl.Int64()})
-        self._segments = 0
         load_or_empty(self._folder, self._load)
 
     def _load(self) -> None:
-        segments = sorted(self._folder.glob("looks-*.parquet"))
-        if not segments:
-            return
-        ids = read_parquets(segments, _IDS_SCHEMA)
+        ids = self._ids.read()
         for path, size in ((self._thumbnails, THUMBNAIL_PX**2), (self._cells, 4 * COARSE_PX**2)):
-            if path.stat().st_size < len(ids) * size:
+            if len(ids) and path.stat().st_size < len(ids) * size:
                 raise DetloopError(f"{path} is cut off")
         self.places = ids.with_columns(place=pl.int_range(pl.len()))
-        self._segments = int(segments[-1].stem.rpartition("-")[2]) + 1
+        if self._ids.is_bulky(len(ids), len(ids)):
+            self._ids.replace(ids)
 
     @property
     def _thumbnails(self) -> Path:
@@ -90,7 +88,7 @@ class Looks:
             MissingInputError: a file is gone.
             DataError: a file is not an image.
         """
-        if len(self.places) > 2 * len(samples) + _SEGMENT_ROWS or self._segments > _MAX_SEGMENTS:
+        if self._ids.is_bulky(len(self.places), len(samples)):
             self._forget_others(samples)
         new = samples.join(self.places, "image_id", "anti").sort("image_id")
         with ThreadPool(os.cpu_count() or 1) as pool, progress(len(new), "leak gate") as tell:
@@ -105,8 +103,7 @@ class Looks:
         pictures = np.frombuffer(content, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
         append_bytes(self._thumbnails, content, have * THUMBNAIL_PX**2)
         append_bytes(self._cells, coarse_cells(pictures).tobytes(), have * 4 * COARSE_PX**2)
-        write_parquet(self._folder / f"looks-{self._segments:05d}.parquet", pl.DataFrame({"image_id": image_ids}, schema=_IDS_SCHEMA))
-        self._segments += 1
+        self._ids.add(pl.DataFrame({"image_id": image_ids}, schema=_IDS_SCHEMA))
         self.places = pl.concat([self.places, pl.DataFrame({"image_id": image_ids, "place": np.arange(have, have + len(thumbnails))})])
 
     def passed(self, rules: str) -> pl.Series:
@@ -133,7 +130,7 @@ class Looks:
         pictures = [picture.tobytes() for picture in self.thumbnails[kept["place"].to_numpy()]]
         shutil.rmtree(self._folder)
         self._folder.mkdir()
-        self.places, self._segments = self.places.clear(), 0
+        self.places = self.places.clear()
         if pictures:
             self.add(kept["image_id"], pictures)
 

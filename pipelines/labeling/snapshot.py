@@ -83,7 +83,7 @@ def memory_of(params: Params, paths: SyncPaths) -> Memory:
 def resolved(sources: Sources, params: Params, paths: SyncPaths, known: Memory) -> Synced:
     """One label an image from all sources, under the policies of params.yaml."""
     rules = params.labeling
-    images = read_manifest(paths.manifest).select(IMAGES)
+    images = read_manifest(paths.manifest, IMAGES)
     return sync(sources, images, params.class_names, policies_of(params), rules.resolve, rules.consensus_iou, known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.collect.collection import View, Wishes, collect
 from pipelines.collect.fates import Thresholds
@@ -37,9 +38,11 @@ def work(args: argparse.Namespace) -> None:
     view = _view(params, args)
     look = look_at_all_on_ray if params.collect.executor == "ray" else look_at_all
     collection = collect(inbox, store, args.work, _wishes(params, lists, screened=view is not None), earlier, look, view)
-    write_manifest(manifest, collection.table)
+    with ThreadPoolExecutor() as pool:  # polars writes without Python's lock
+        written = pool.submit(write_manifest, manifest, collection.table)
+        metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
+        written.result()
     collection.remove_strays()
-    metrics = collection_metrics(collection.table, inbox, collection.thumbnails)
     metrics["list_lines_unmatched"] = {name: unmatched(collection.table, lines) for name, lines in (("pick", lists.pick), ("reject", lists.reject))}
     metrics["picked_and_rejected"] = contradicted(collection.table, lists)
     write_metrics(args.metrics, metrics)

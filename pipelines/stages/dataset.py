@@ -19,7 +19,7 @@ from pipelines.dataset.summary import dataset_card, dataset_metrics
 
 
 def work(args: argparse.Namespace) -> None:
-    """All is computed before anything takes its place; a rerun with the records already written gives the same files."""
+    """Nothing takes its place before the gate has let the dataset pass; a rerun with the records already written gives the same files."""
     params = load_params(args.params)
     classes, wanted, slices = params.class_names, params.dataset, params.evaluate
     limits = SliceLimits(slices.small_area_px, slices.medium_area_px, slices.dark_below, slices.bright_above)
@@ -43,19 +43,17 @@ def work(args: argparse.Namespace) -> None:
         limits=limits,
         seed=wanted.seed,
     )
-    with new_folder(args.dataset) as new:
-        files = {split: new / f"{split}.jsonl" for split in SPLITS}
-        with ThreadPoolExecutor() as pool:
-            written = [pool.submit(write_split, path, dataset, split) for split, path in files.items()]
-            explained = check_pictures(dataset, args.raw, args.work)
-            for file in written:
-                file.result()
-        rounds = with_round(read_rounds(args.rounds), dataset_hash(list(files.values())), profile(dataset))
+    with new_folder(args.dataset) as new, ThreadPoolExecutor() as pool:
+        hashes = {f"{split}.jsonl": pool.submit(write_split, new / f"{split}.jsonl", dataset, split) for split in SPLITS}
+        explained = check_pictures(dataset, args.raw, args.work)
+        assigned = pool.submit(write_assignments, args.assignments, dataset.assignments)
+        now = profile(dataset)
+        rounds = with_round(read_rounds(args.rounds), dataset_hash({name: found.result() for name, found in hashes.items()}), now)
         card = dataset_card(dataset, classes, drift(rounds))
         write_json(new / "card.json", card)
-    write_assignments(args.assignments, dataset.assignments)
+        metrics = dataset_metrics(dataset, card, fractions, explained)
+        assigned.result()
     write_jsonl(args.rounds, rounds)
-    metrics = dataset_metrics(dataset, card, fractions, explained)
     write_metrics(args.metrics, metrics)
     sizes = ", ".join(f"{split} {len(dataset.of(split))}" for split in SPLITS)
     print(f"dataset: {sizes} images; {dataset.plan.added} newly assigned")
