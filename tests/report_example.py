@@ -159,7 +159,7 @@ def _metrics(data: Path, classes: tuple[str, ...], splits: dict[Split, list[Samp
             "several_sources": 0,
             "unmatched": {"count": 1, "first": [{"source": "sample", "image_id": None, "annotation_id": "17", "detail": "cam1/lost.jpg"}]},
             "not_labels": {"unlabeled_tasks": 3, "drafts": 1, "predictions": 0},
-            "other_files": [],
+            "other_files": ["export.zip"],
             "zero_area_boxes": [{"origin": "cam2/0044.jpg", "image_id": "ab" * 32, "class": classes[0], "source": "sample"}],
         },
     )

@@ -14,8 +14,10 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.cli import main
+from pipelines.core.errors import counted
 from pipelines.core.records import read_samples, write_samples
 from pipelines.core.types import LABELED_SPLITS, Sample
 from pipelines.labeling.datasets import FoundDataset, read_coco_dataset, read_labelstudio_dataset, read_voc_dataset
@@ -78,7 +80,12 @@ IMPORTERS: dict[str, Callable[[Path], FoundDataset]] = {
 @pytest.mark.parametrize("layout", IMPORTERS)
 def test_our_importers_read_it_back(layout: str, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(project, tmp_path / "out", layout) == 0
-    assert f"{layout}, images: train 6, val 3, test 3; boxes: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{layout}, images: train 6, val 3, test 3; boxes: " in said
+    images = [Image.open(project / "raw" / sample.path) for split in LABELED_SPLITS for sample in read_samples(project / f"dataset/{split}.jsonl")]
+    turned = sum(image.getexif().get(0x0112, 1) != 1 for image in images)
+    assert 0 < turned < len(images)
+    assert f"note: {counted(turned, 'image')} with an EXIF orientation: boxes are where a person sees them, so read images with it applied" in said
     found = IMPORTERS[layout](tmp_path / "out")
     assert not found.problems
     assert found.unnamed_images == 0

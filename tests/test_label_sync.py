@@ -216,6 +216,7 @@ def test_everyone_agrees_with_himself(rows: list[tuple[int, int, int, int]], min
 class Done(NamedTuple):
     returncode: int
     stderr: str
+    stdout: str
 
 
 class Project:
@@ -241,10 +242,10 @@ class Project:
         names |= {"predictions": "predictions", "cache": "work/tasks.jsonl", "work": "work"}
         names |= {"annotations": "out/annotations.jsonl", "issues": "out/issues.jsonl", "metrics": "out/labels.json"}
         args = argparse.Namespace(**{name: self.folder / path for name, path in names.items()})
-        errors = io.StringIO()
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        errors, output = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
             status = run_guarded(lambda: work(args))
-        return Done(status, errors.getvalue())
+        return Done(status, errors.getvalue(), output.getvalue())
 
     def outputs(self) -> tuple[list[Annotation], list[dict[str, Any]], dict[str, Any]]:
         out = self.folder / "out"
@@ -269,6 +270,17 @@ def test_no_labels_at_all(project: Project):
     annotations, issues, metrics = project.outputs()
     assert (annotations, issues) == ([], [])
     assert (metrics["images"], metrics["unlabeled_images"]) == (2, 2)
+
+
+def test_what_lies_among_the_sources_and_is_none_is_said(project: Project):
+    """An export in another format, one in a folder, a label of an image that collect dropped: none of them becomes a label."""
+    write_json(project.sources / "team.json", [project.task(1, A, _by(11, [BOLT], 1)), project.task(2, C, _by(12, [BOLT], 1))])
+    assert project.run().stdout.endswith("1 issue; 1 label of images that are not there\n")
+    (project.sources / "export.zip").write_bytes(b"PK")
+    (project.sources / "deep").mkdir()
+    write_json(project.sources / "deep/team.json", [])
+    said = project.run().stdout
+    assert said.endswith("; 1 label of images that are not there; not read: deep; export.zip (a source is a file NAME.json or NAME.jsonl)\n")
 
 
 def test_a_team_and_an_import(project: Project):

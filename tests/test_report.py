@@ -396,6 +396,7 @@ def test_lines_of_the_lists_that_did_nothing_are_shown(page: Page) -> None:
     assert re.search(r"lines of pick.txt without a file: 1 cam1/ghost.jpg", page.text)
     assert re.search(r"on both lists, and so rejected: 1 cam1/both.jpg", page.text)
     assert "reject.txt" not in page.text
+    assert re.search(r"not read, since a source is a file NAME.json or NAME.jsonl: 1 export.zip", page.text)
 
 
 def test_pictures_that_do_not_fit_are_counted(example: Path) -> None:

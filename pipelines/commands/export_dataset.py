@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipelines.core.errors import DataError
+from pipelines.core.containers import UPRIGHT, read_header
+from pipelines.core.errors import DataError, counted
 from pipelines.core.io import link_or_copy, new_folder, require_file
 from pipelines.core.params import load_params
 from pipelines.core.records import read_samples
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     classes = load_params(args.params).class_names
     splits = {split: read_samples(require_file(args.dataset / f"{split}.jsonl", "run `dvc repro dataset`")) for split in LABELED_SPLITS}
     layout = LAYOUTS[args.format](splits, classes)
+    turned = 0
     with new_folder(args.target) as folder:
         for name, text in layout.texts.items():
             path = folder / name
@@ -49,12 +51,18 @@ def run(args: argparse.Namespace) -> int:
             source = require_file(args.raw / sample.path, "run `dvc repro collect`")
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
+            turned += read_header(source.read_bytes()).orientation != UPRIGHT
             if args.link:
                 link_or_copy(source, place)
             else:
                 shutil.copyfile(source, place)
     counts = ", ".join(f"{split} {len(samples)}" for split, samples in splits.items())
     print(f"{args.target}: {args.format}, images: {counts}; boxes: {sum(len(sample.boxes) for samples in splits.values() for sample in samples)}")
+    if turned:
+        print(
+            f"note: {counted(turned, 'image')} with an EXIF orientation: boxes are where a person sees them, so read images with it applied"
+            " (as OpenCV and ultralytics do; Pillow with ImageOps.exif_transpose)"
+        )
     if args.format == "yolo" and not splits["val"]:
         print("note: val has no images, and ultralytics trains on no folder without: label images of more groups, or name a `val` in data.yaml")
     return 0

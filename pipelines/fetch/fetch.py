@@ -51,10 +51,12 @@ def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places)
         folder = places.fetched / source.name
         wanted, get = _opened(source, limits, places)
         _require_some(wanted, source, folder)
-        _remove_others(folder, {item.name for item in wanted if item.refused is None})  # first: what was a file may be a folder now
+        ready = {item.name for item in wanted if item.refused is None}
+        _remove_others(folder, ready)  # first: what was a file may be a folder now
         rows = _fetched(wanted, get, folder, wishes.parallel)
         _require_some(rows, source, folder)
-        _remove_others(folder, {item.name for item in rows if item.refused is None})
+        for name in ready - {item.name for item in rows if item.refused is None}:
+            (folder / name).unlink(missing_ok=True)
         write_jsonl(folder / LOG_NAME, [_log_row(item, source) for item in rows])
         counts[source.name] = rows
     for other in places.fetched.iterdir() if places.fetched.exists() else ():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipelines.fetch.wanted import (
 )
 
 _GLOB = "*?["
+_BLOCK_BYTES = 1 << 20
 _LOG_NAMES = ("log.csv", "log.jsonl")  # names that mean something below data/fetched
 
 
@@ -58,28 +60,31 @@ def copy_if_changed(path: Path, target: Path) -> None:
         FetchRefusedError: it is gone, or cannot be read.
         OSError: the copy cannot be written.
     """
-    try:
+    with _reading():
+        stat = path.stat()
+    if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        return
+    with _reading():
         original = path.open("rb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with original, temporary.open("wb") as copy, _reading():
+        shutil.copyfileobj(original, copy, _BLOCK_BYTES)
+    os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    temporary.replace(target)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Errors of the file that is read: it is gone, not ours to read, on a bad sector, on a share that went away."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise FetchRefusedError(REASON_UNREACHABLE) from error
     except OSError as error:
+        if is_disk_fault(error):
+            raise
         raise FetchRefusedError(REASON_UNREADABLE) from error
-    with original:
-        stat = os.fstat(original.fileno())
-        if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        with temporary.open("wb") as copy:
-            try:
-                shutil.copyfileobj(original, copy, 1 << 20)
-            except OSError as error:  # a bad sector, a share that went away
-                if is_disk_fault(error):
-                    raise
-                temporary.unlink()
-                raise FetchRefusedError(REASON_UNREADABLE) from error
-    os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    temporary.replace(target)
 
 
 def _walked(root: Path) -> tuple[list[Path], set[Path]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from pipelines.core import boxes, records, types
-from pipelines.core.errors import counted
+from pipelines.core.errors import counted, listed
 from pipelines.core.io import code_key, sha256_bytes, write_metrics
 from pipelines.core.params import LabelingParams, Params
 from pipelines.core.records import read_annotations, read_manifest
@@ -102,5 +103,13 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "
         f"{states['conflict']} in conflict, {synced.metrics['unlabeled_images']} unlabeled; "
-        f"{synced.metrics['boxes']} boxes, {counted(len(synced.issue_table), 'issue')}"
+        f"{synced.metrics['boxes']} boxes, {counted(len(synced.issue_table), 'issue')}{_unused(synced.metrics)}"
     )
+
+
+def _unused(metrics: Mapping[str, Any]) -> str:
+    """What lies among the sources, or in them, and became no label, in words; empty where there is nothing such."""
+    unmatched, others = metrics["unmatched"]["count"], metrics["other_files"]
+    words = [f"{counted(unmatched, 'label')} of images that are not there"] if unmatched else []
+    words += [f"not read: {listed(others)} (a source is a file NAME.json or NAME.jsonl)"] if others else []
+    return "".join(f"; {word}" for word in words)
