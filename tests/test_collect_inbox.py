@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from pipelines.collect.inbox import origin_of, read_inbox
 from pipelines.core.errors import DataError
+from pipelines.fetch.local import local_files
+from tests.fetch_runs import fetch
 
 
 def put(inbox: Path, *names: str) -> None:
@@ -143,6 +147,22 @@ def test_links_are_followed_inside_the_inbox_only(tmp_path: Path) -> None:
         "relative.jpg": "symlink_outside",
         "pipe.jpg": "not_a_file",
     }
+
+
+def test_files_that_dvc_replaced_by_links_into_its_cache_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As teams with one cache for all have it (`cache.type: symlink`): every image was dropped as a link out of the inbox, and the logs with them."""
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "inbox", "cam/a.jpg", "cam/deep/b.png")
+    (tmp_path / "inbox/cam/log.csv").write_text("file,group\na.jpg,g\n")
+    for command in (["init", "--no-scm"], ["config", "cache.type", "symlink"], ["add", "inbox"]):
+        subprocess.run([sys.executable, "-m", "dvc", "--quiet", *command], check=True, capture_output=True)
+    assert (tmp_path / "inbox/cam/a.jpg").is_symlink()
+    found = by_origin(tmp_path / "inbox")
+    assert {origin: (row["unopened"], row["group"]) for origin, row in found.items()} == {"cam/a.jpg": (None, "g"), "cam/deep/b.png": (None, None)}
+    assert [item.refused for item, _ in local_files("inbox", tmp_path)] == [None] * 3
+    Path("asked.csv").write_text("image\ncam/a.jpg\n")
+    (row,) = fetch(tmp_path, {"name": "asked", "type": "log", "path": "asked.csv", "root": "inbox"})["asked"]
+    assert "refused" not in row
 
 
 def test_names_of_any_bytes_get_printable_names(tmp_path: Path) -> None:

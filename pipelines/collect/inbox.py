@@ -2,7 +2,7 @@
 
 A folder may hold `log.jsonl` or `log.csv` with columns `file` (relative to that folder) and, as wanted, `source`, `group`, `captured_at`,
 `split`, and from `fetch` also `uri` and `refused`; other columns are ignored and counted. Hidden files (one dot first) are skipped. Links are
-followed to files inside the inbox only.
+followed to files inside the inbox only, and to objects of a DVC cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.core.errors import DataError, listed
-from pipelines.core.io import iter_jsonl
+from pipelines.core.io import is_dvc_object, iter_jsonl
 from pipelines.core.types import LABELED_SPLITS
 
 LOG_NAMES = ("log.csv", "log.jsonl")
@@ -204,7 +204,7 @@ def _link_refusal(link: Path, root: Path) -> str | None:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):  # dangling, or a loop
         return REASON_SYMLINK_BROKEN
-    if not target.is_relative_to(root):
+    if not target.is_relative_to(root) and not is_dvc_object(target):
         return REASON_SYMLINK_OUTSIDE
     if target.is_dir():
         return REASON_SYMLINK_FOLDER  # its files are seen at their own place

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pipelines.core.errors import DataError, DetloopError, MissingInputError
 # What a file system answers when it cannot make this hard link.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
+_DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 METRIC_DIGITS = 6  # metrics are rounded to this many decimals, so that noise in the last bits is not a change
@@ -28,6 +30,11 @@ METRIC_DIGITS = 6  # metrics are rounded to this many decimals, so that noise in
 def is_disk_fault(error: BaseException) -> bool:
     """Whether this machine's disk is at fault (full, over its quota, read-only), and not whoever the data came from."""
     return isinstance(error, OSError) and error.errno in _DISK_FAULTS
+
+
+def is_dvc_object(path: Path) -> bool:
+    """Whether a resolved path is an object of a DVC cache: with DVC's `cache.type: symlink` all files that it keeps are links to such objects."""
+    return _DVC_OBJECT.search(path.as_posix()) is not None
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.core.collect_params import DownloadParams, FilesSource, LogSource, Source, StoreSource, UrlsSource, VideoSource
 from pipelines.core.errors import DetloopError, MissingInputError, ParamsError
-from pipelines.core.io import read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
+from pipelines.core.io import is_dvc_object, read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
 from pipelines.fetch.wanted import REASON_PART_OF_CLIP, REASON_UNREACHABLE, WITHOUT_IT, FetchRefusedError, Wanted, address_name, safe_name
@@ -209,10 +209,11 @@ def _copy_below(root: Path, name: str, target: Path) -> None:
     """Copy a file that a log names; it must lie below `root`."""
     path = root / name
     try:
-        inside, there = path.resolve().is_relative_to(root.resolve()), path.is_file()
+        found, there = path.resolve(), path.is_file()
     except (OSError, ValueError) as error:  # no name that a file can have
         raise FetchRefusedError(REASON_UNREACHABLE) from error
-    if not inside:
+    by_name = not Path(name).is_absolute() and ".." not in Path(name).parts
+    if not found.is_relative_to(root.resolve()) and not (by_name and is_dvc_object(found)):
         raise FetchRefusedError("path_outside")
     if not there:
         raise FetchRefusedError(REASON_UNREACHABLE)

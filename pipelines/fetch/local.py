@@ -1,4 +1,4 @@
-"""Files of this machine: a folder (all files below it) or a glob. Links are followed as long as they stay below the folder."""
+"""Files of this machine: a folder (all files below it) or a glob. Links are followed inside the folder and to a DVC cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.core.errors import MissingInputError, ParamsError
-from pipelines.core.io import is_disk_fault
+from pipelines.core.io import is_disk_fault, is_dvc_object
 from pipelines.fetch.wanted import (
     REASON_NOT_A_FILE,
     REASON_SYMLINK_OUTSIDE,
@@ -106,7 +106,7 @@ def _globbed(root: Path, glob: str, pattern: str) -> Iterable[Path]:
 
 def _wanted(uri: str, name: str, path: Path, inside: Path) -> Wanted:
     refused = None
-    if path.is_symlink() and not path.resolve().is_relative_to(inside):
+    if path.is_symlink() and not (target := path.resolve()).is_relative_to(inside) and not is_dvc_object(target):
         refused = REASON_SYMLINK_OUTSIDE
     elif not path.is_file():
         refused = REASON_NOT_A_FILE
