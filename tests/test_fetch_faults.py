@@ -214,6 +214,17 @@ def test_a_source_that_is_away_is_not_taken_for_empty(kind: str, tmp_path: Path)
     assert fetch(tmp_path) == {}  # taken out of params.yaml it goes
 
 
+def test_a_log_may_name_nothing_any_more(tmp_path: Path) -> None:
+    """Its filter meets no row today: that is an answer, and no source that is away."""
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "log.csv").write_text("image,score\na.jpg,0.2\n")
+    source = {"name": "asked", "type": "log", "path": str(tmp_path / "log.csv"), "where": "score < 0.4"}
+    assert len(fetch(tmp_path, source)["asked"]) == 1
+    (tmp_path / "log.csv").write_text("image,score\na.jpg,0.9\n")
+    assert fetch(tmp_path, source)["asked"] == []
+    assert not (tmp_path / "fetched/asked/a.jpg").exists()
+
+
 def test_a_changed_object_is_fetched_after_the_work_folder_was_lost(tmp_path: Path) -> None:
     """As on a clone, which has data/fetched from DVC and no data/work."""
     import fsspec

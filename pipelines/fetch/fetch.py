@@ -229,7 +229,9 @@ def _outside(found: list[tuple[Wanted, Path]], source: FilesSource, places: Plac
 
 
 def _require_some(items: Sequence[Wanted], source: Source, folder: Path) -> None:
-    """Stop before the files that the last run had are removed, when none can be had now."""
+    """Stop before the files that the last run had are removed, when none can be had now. A list or a log may well name none."""
+    if not items and isinstance(source, UrlsSource | LogSource):
+        return
     if any(item.refused is None for item in items) or not (folder / LOG_NAME).exists():
         return
     had = sum("refused" not in row for row in read_jsonl(folder / LOG_NAME))
