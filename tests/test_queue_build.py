@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.core.io import write_json, write_jsonl
-from pipelines.core.records import read_manifest, read_samples, write_features, write_manifest
+from pipelines.core.records import read_features, read_manifest, read_samples, write_features, write_manifest
 from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import SPLITS, Sample
 from pipelines.mining.feedback import read_complaints
@@ -229,3 +229,14 @@ def test_broken_feedback_is_one_line(project: Path, capsys: pytest.CaptureFixtur
 def test_every_broken_row_is_told() -> None:
     with pytest.raises(Exception, match=r"2 rows: a.jsonl line 1: lacks complaint; b.csv line 3: lacks image"):
         read_complaints({"b.csv": "image,complaint\nx,y\n,z\n", "a.jsonl": '{"image": "q"}\n'}, {})
+
+
+def test_images_that_came_after_the_predictions_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after `dvc repro dataset`, when a complaint brought its image."""
+    path = Path("data/predictions/features.parquet")
+    known = read_features(path)
+    write_features(path, {name: vector for name, vector in known.items() if name not in split_of("pool")[:2]})
+    assert main(["queue", "build"]) == 2
+    said = capsys.readouterr().err
+    assert "features.parquet knows nothing of 2 images of the dataset: run `dvc repro predict`" in said
+    assert said.count("\n") == 1

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.core.errors import DataError
+from pipelines.core.errors import DataError, counted
 from pipelines.core.io import read_json, read_jsonl, require_file, sha256_bytes, sha256_file
 from pipelines.core.params import Params
 from pipelines.core.records import read_detections, read_features, read_manifest, read_samples
@@ -154,6 +154,9 @@ def _pool(params: Params, labeled: Sequence[Sample]) -> tuple[list[PoolImage], N
         for sample in samples
     ]
     vectors = read_features(FEATURES)
+    unseen = [sample.image_id for sample in (*samples, *labeled) if sample.image_id not in vectors]
+    if unseen:
+        raise DataError(f"{FEATURES} knows nothing of {counted(len(unseen), 'image')} of the dataset: run `dvc repro predict`, then this again")
     width = len(next(iter(vectors.values()), ()))
     features, known = (np.array([vectors[sample.image_id] for sample in part], dtype=np.float64).reshape(-1, width) for part in (samples, labeled))
     return images, features, known
