@@ -484,7 +484,14 @@ def local_engine(folder: Path, golden: str) -> None:
     (folder / "local").mkdir()
     (folder / "local" / "fp32.engine").write_bytes(content)
     about = json.loads((folder / "bundle.json").read_text())
-    entry = {"file": "fp32.engine", "sha256": sha256_bytes(content), "onnx_sha256": onnx_sha256, "library": "tensorrt_rtx", "library_version": "1"}
+    entry = {
+        "file": "fp32.engine",
+        "sha256": sha256_bytes(content),
+        "onnx_sha256": onnx_sha256,
+        "library": "tensorrt_rtx",
+        "library_version": "1",
+        "onnx": "model.onnx",
+    }
     entry |= {"max_batch": 8, "golden": golden, "checked_as": "openvino_fp32", "thresholds": about["artifacts"]["openvino_fp32"]["thresholds"]}
     (folder / "local" / "engines.json").write_text(json.dumps({"contract": about["contract"], "engines": {"fp32": entry}}))
 
@@ -504,6 +511,16 @@ def test_an_engine_built_here_is_first_choice_once_it_passed(bundle: Path, capsy
         open_artifact(load_bundle(bundle), "tensorrt_fp32", threads=1)
 
 
+def test_an_engine_of_the_bundle_that_lay_here_before_is_refused(bundle: Path) -> None:
+    local_engine(bundle, "pass")
+    (bundle / "model.onnx").write_bytes(model_bytes(bias=-8.5))  # the next release, copied over the last one
+    edit(bundle, lambda content: content["files"].update({"model.onnx": sha256_file(bundle / "model.onnx")}))
+    with pytest.raises(DataError, match=r"local/fp32.engine in .* was built from another ONNX file .* run `detloop engine build --bundle"):
+        load_bundle(bundle)
+    shutil.rmtree(bundle / "local")
+    assert load_bundle(bundle).order[0] == "onnxruntime_fp16"
+
+
 @pytest.mark.parametrize("golden", ["fail", "not_run"])
 def test_an_engine_that_did_not_pass_is_not_offered(bundle: Path, golden: str) -> None:
     local_engine(bundle, golden)
@@ -512,6 +529,10 @@ def test_an_engine_that_did_not_pass_is_not_offered(bundle: Path, golden: str) -
 
 @pytest.mark.skipif("tensorrt_rtx" not in installed_libraries() or bool(gpu_names()), reason="needs tensorrt-rtx and no GPU")
 def test_engines_are_built_from_the_bundle_and_not_used_before_they_ran(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    local_engine(bundle, "pass")
+    (bundle / "local" / "engines.json").write_text("{")  # whatever lies there is replaced
+    assert main(["bundle", "test", str(bundle)]) == 2
+    assert "engines.json is not JSON" in capsys.readouterr().err
     assert main(["engine", "build", "--bundle", str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["not_run", precision] for precision in ("fp16", "fp32", "int8")]

@@ -99,6 +99,15 @@ def _hash_of(content: Mapping[str, Any]) -> str:
 
 
 def load_bundle(folder: Path) -> Bundle:
+    """The bundle as it is used on this machine: as it was released, and with the engines that were built here.
+
+    Raises:
+        DetloopError: see `load_released`; or the engines cannot be used.
+    """
+    return _with_local_engines(load_released(folder))
+
+
+def load_released(folder: Path) -> Bundle:
     """Read and check `bundle.json`. The big files are checked when they are used (`Bundle.require_unchanged`).
 
     Raises:
@@ -148,11 +157,15 @@ def load_bundle(folder: Path) -> Bundle:
         raise DataError(f"{path} is not a whole bundle ({error!r}): {_GET_ANOTHER}") from error
     if set(bundle.order) != set(artifacts) or not artifacts:
         raise DataError(f"{path} orders {sorted(bundle.order)}, its artifacts are {sorted(artifacts)}: {_GET_ANOTHER}")
-    return _with_local_engines(bundle)
+    return bundle
 
 
 def _with_local_engines(bundle: Bundle) -> Bundle:
-    """The bundle with the engines that were built on this machine and found what they should, first."""
+    """The bundle with the engines that were built on this machine and found what they should, first.
+
+    Raises:
+        DataError: their record cannot be read, or they are those of a bundle that lay here before.
+    """
     listing = bundle.folder / LOCAL_FOLDER / ENGINES_FILE
     if not listing.is_file():
         return bundle
@@ -173,10 +186,16 @@ def _with_local_engines(bundle: Bundle) -> Bundle:
             if entry.get("golden") == "pass" and entry.get("checked_as") in bundle.artifacts
         }
         files = {artifact.file: str(entry["sha256"]) for entry, artifact in passed.values()}
+        strange = [artifact.file for entry, artifact in passed.values() if entry["onnx_sha256"] != bundle.files.get(entry["onnx"])]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{listing} has another form ({error!r}): remove {listing.parent}, or run `detloop engine build --bundle {bundle.folder}`"
         ) from error
+    if strange:
+        raise DataError(
+            f"{', '.join(strange)} in {bundle.folder} was built from another ONNX file than the bundle has now: "
+            f"run `detloop engine build --bundle {bundle.folder}`, or remove {listing.parent}"
+        )
     artifacts = {name: artifact for name, (_, artifact) in passed.items()}
     return replace(
         bundle,

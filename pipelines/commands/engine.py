@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle.golden import runner_answer
-from export.bundle.reader import LOCAL_FOLDER, Bundle, load_bundle
+from export.bundle.reader import LOCAL_FOLDER, Bundle, load_released
 from export.convert.engine_from_onnx import engine_from_onnx, toolchain
 from export.engine_records import ENGINES_FILE, NOT_BUILT, engines_document
 from export.runners import open_runner
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         MissingPartError: no TensorRT here.
         GateError: no engine could be built, or one does not find what it should.
     """
-    bundle = load_bundle(args.bundle)
+    bundle = load_released(args.bundle)
     tools = toolchain()
     if tools.library is None:
         raise MissingPartError("neither tensorrt nor tensorrt_rtx can be imported here: pip install tensorrt-rtx on x86-64 Linux")
