@@ -238,7 +238,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         folder_s: dict[str, list[float]] = {name: [] for name in ap if name != "ours_one_thread"}
         for number in range(args.rounds):
             for name in _rotated([*contestants], number):
-                contestants[name].ask("single", files[:5])  # ends the spinning of the last one's threads, and warms this one's caches
+                contestants[name].ask("single", files[:20])  # the last one's threads go to sleep meanwhile, and this one's caches get warm
                 single[name].extend(contestants[name].ask("single", files))
                 if name in folder_s:
                     folder_s[name].append(contestants[name].ask("folder", many))
