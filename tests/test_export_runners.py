@@ -57,9 +57,10 @@ def test_a_hand_made_network_gives_hand_made_scores(model: Path, kind: str) -> N
     np.testing.assert_allclose(output[1, :4, 8 + 2], [20, 12, 8, 8], rtol=1e-6)
 
 
+@pytest.mark.parametrize("streams", [2, 9])
 @pytest.mark.parametrize("kind", ONNX_KINDS)
-def test_callers_in_several_threads_get_their_own_answers(model: Path, kind: str) -> None:
-    """Six threads on two streams: each batch lights another cell, and each answer is of that cell."""
+def test_callers_in_several_threads_get_their_own_answers(model: Path, kind: str, streams: int) -> None:
+    """More threads than streams: each batch lights another cell, and each answer is of that cell."""
 
     def lit(cell: int) -> list[int]:
         batch = np.zeros((1, 3, SIDE, SIDE), np.float32)
@@ -67,7 +68,7 @@ def test_callers_in_several_threads_get_their_own_answers(model: Path, kind: str
         output = runner.infer(batch)
         return [int(index) for index in np.argwhere(output[0, 4:] > 0.5).ravel()]
 
-    with open_runner(kind, model, threads=2, streams=2) as runner, ThreadPoolExecutor(6) as pool:
+    with open_runner(kind, model, threads=2, streams=streams) as runner, ThreadPoolExecutor(3 * streams) as pool:
         assert list(pool.map(lit, range(64))) == [[cell % 3, cell] for cell in range(64)]
 
 

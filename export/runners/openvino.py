@@ -17,6 +17,8 @@ from export.runners.base import Runner, one_line
 from pipelines.core.errors import DataError, MissingPartError
 from pipelines.core.images import Image
 
+MOST_COPIES = 8  # one for each caller; they cost some 30 MB and a weight file each, and gain where an image takes milliseconds
+LARGEST_COPIED = 32_000_000  # bytes of a model file
 _METADATA = "framework"  # where OpenVINO keeps an ONNX file's metadata pairs
 
 
@@ -27,8 +29,8 @@ def arithmetic_hint(precision: str, core: Any) -> str:
 
 class OpenVinoRunner(Runner):
     """An `.onnx` file in OpenVINO, CPU device; `streams` callers share the `threads`. A batch is computed image by image: on CPUs that is as fast, a
-    fixed shape is faster than a free one, and int8 with a free one crashes on CPUs with AMX (openvinotoolkit/openvino issue 37577). Each caller has a
-    model of its own, which computes in the caller's thread: OpenVINO's streams hand every image to another thread and back.
+    fixed shape is faster than a free one, and int8 with a free one crashes on CPUs with AMX (openvinotoolkit/openvino issue 37577). Each of a few
+    callers has a copy of a small model, which computes in the caller's thread: OpenVINO's streams hand every image to another thread and back.
 
     A float file is computed in float32: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. What an int8 file leaves
     in float (activations, concatenations) is computed in bfloat16 there, a third faster and as coarse as the int8 beside it; val and test judge what
@@ -76,24 +78,26 @@ class OpenVinoRunner(Runner):
 
     def _compiled(self, model: Any) -> SimpleQueue[Any]:
         """A request for each stream, those that nobody computes with."""
+        own = 1 < self._streams <= MOST_COPIES and self.path.stat().st_size <= LARGEST_COPIED
+        copies = self._streams if own else 1
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": self._precision_hint,
-            "INFERENCE_NUM_THREADS": max(1, self._threads // self._streams),
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": max(1, self._threads // copies),
+            "NUM_STREAMS": self._streams // copies,
+            "PERFORMANCE_HINT": "LATENCY" if self._streams == copies else "THROUGHPUT",
         }
-        if self._streams > 1:
-            settings["ENABLE_CPU_PINNING"] = False  # each model would pin its threads to the same first processors
+        if own:
+            settings["ENABLE_CPU_PINNING"] = False  # each copy would pin its threads to the same first processors
         try:
             model.reshape([1, *list(model.input(0).partial_shape)[1:]])
             compiled = self._core.compile_model(model, "CPU", settings)
-            again = compiled.export_model().getvalue() if self._streams > 1 else b""  # to load it is several times as fast as to compile it
-            models = [compiled, *(self._core.import_model(BytesIO(again), "CPU", settings) for _ in range(self._streams - 1))]
+            content = compiled.export_model().getvalue() if own else b""  # to load it is several times as fast as to compile it
+            models = [compiled, *(self._core.import_model(BytesIO(content), "CPU", settings) for _ in range(copies - 1))]
         except RuntimeError as error:
             raise DataError(f"{self.path} cannot be loaded by OpenVINO ({one_line(error)}): run `dvc repro export_onnx`") from error
         self._graph = compiled.get_runtime_model  # of the model compiled last, asked for when somebody wants to know
         requests: SimpleQueue[Any] = SimpleQueue()
-        for item in models:
+        for item in models * (self._streams // copies):
             requests.put(item.create_infer_request())
         return requests
 
