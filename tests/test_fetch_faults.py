@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +82,25 @@ def test_a_server_that_drips_is_cut_off(tmp_path: Path, site: Site) -> None:
         [sys.executable, "-c", script, str(tmp_path), repr(source)], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
     )
     assert "0 of 1 ready\n  1 unreachable: " in done.stdout
+
+
+def test_an_interrupted_fetch_waits_for_no_server(tmp_path: Path, site: Site) -> None:
+    """Ctrl-C took until the last of the downloads under way had come to its time limit, here two minutes."""
+    site.drips = {f"/{number}.jpg" for number in range(20)}
+    source = web(tmp_path, "".join(f"{site.url}{path}\n" for path in sorted(site.drips)).encode())
+    settings = {"classes": [{"name": "bolt"}], "collect": {"sources": [source], "download": {"allow_private_addresses": True, "timeout_s": 120}}}
+    (tmp_path / "params.yaml").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pipelines.stages.fetch", "--params", str(tmp_path / "params.yaml")]
+    command += ["--fetched", str(tmp_path / "fetched"), "--work", str(tmp_path / "work")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(site.asked) < 8:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert said == "error: interrupted: run the same command again to go on\n"
+    assert len(site.asked) == 8, "no other download was begun"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places)
         _require_some(wanted, source, folder)
         ready = {item.name for item in wanted if item.refused is None}
         _remove_others(folder, ready)  # first: what was a file may be a folder now
-        rows = _fetched(wanted, get, folder, wishes.parallel)
+        rows = _fetched(wanted, get, folder, wishes.parallel, limits.stopped)
         _require_some(rows, source, folder)
         for name in ready - {item.name for item in rows if item.refused is None}:
             (folder / name).unlink(missing_ok=True)
@@ -175,8 +176,8 @@ class _Stores:
         self._open[scheme].get(item.uri, target, self._limits)
 
 
-def _fetched(wanted: Sequence[Wanted], get: Get, folder: Path, parallel: int) -> list[Wanted]:
-    """`wanted` sorted by name, with what could not be had marked as refused."""
+def _fetched(wanted: Sequence[Wanted], get: Get, folder: Path, parallel: int, stopped: threading.Event) -> list[Wanted]:
+    """`wanted` sorted by name, with what could not be had marked as refused. `stopped` is set when it is interrupted."""
 
     def one(item: Wanted) -> Wanted:
         if item.refused is not None:
@@ -188,8 +189,14 @@ def _fetched(wanted: Sequence[Wanted], get: Get, folder: Path, parallel: int) ->
             return replace(item, refused=error.reason, why=f"{type(cause).__name__}: {cause}" if cause else None)
         return item
 
-    with ThreadPoolExecutor(parallel) as pool:
+    pool = ThreadPoolExecutor(parallel)
+    try:
         return sorted(pool.map(one, wanted), key=lambda item: (item.name, item.uri))
+    except BaseException:
+        stopped.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _once(get: Get) -> Get:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -27,16 +27,18 @@ _MAX_REDIRECTS = 5
 _TRIES = 3
 _PAUSE_S = 0.5
 _BLOCK_BYTES = 1 << 16
+_LOOK_S = 0.2  # how often a connection's watcher looks at the clock
 _NOT_QUOTED = "!#$%&'()*+,/:;=?@[]~"  # reserved in addresses, or the sign that something is quoted already (RFC 3986)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one download may cost, and whether addresses that are not public may be asked."""
+    """What one download may cost, and whether addresses that are not public may be asked. Once `stopped` is set, downloads under way break off."""
 
     max_bytes: int
     timeout_s: float
     allow_private: bool
+    stopped: threading.Event = field(default_factory=threading.Event)
 
 
 def download(url: str, target: Path, partial: Path, limits: Limits) -> None:
@@ -58,7 +60,7 @@ def download(url: str, target: Path, partial: Path, limits: Limits) -> None:
         except (OSError, http.client.HTTPException) as error:
             if is_disk_fault(error):
                 raise
-            if attempt == _TRIES - 1 or time.monotonic() + _PAUSE_S > deadline:
+            if attempt == _TRIES - 1 or time.monotonic() + _PAUSE_S > deadline or limits.stopped.is_set():
                 raise FetchRefusedError(REASON_UNREACHABLE) from error
             time.sleep(_PAUSE_S * (attempt + 1))
 
@@ -67,7 +69,7 @@ def _fetch(url: str, partial: Path, limits: Limits, deadline: float) -> None:
     for _ in range(_MAX_REDIRECTS + 1):
         parts = _parts(url)
         connection = _connect(str(parts.hostname), parts.port, parts.scheme == "https", limits, deadline)
-        with _ended_at(deadline, connection):
+        with _watched(connection, deadline, limits.stopped):
             have, headers = _resume(partial)
             path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_NOT_QUOTED)
             connection.request("GET", path, headers={"User-Agent": "detloop", "Accept-Encoding": "identity", **headers})
@@ -106,21 +108,23 @@ def _joined(url: str, location: str) -> str:
 
 
 @contextmanager
-def _ended_at(deadline: float, connection: http.client.HTTPConnection) -> Iterator[None]:
-    """Close the connection in the end, and cut it at the deadline: a server that sends a byte now and then resets every time limit of the socket."""
+def _watched(connection: http.client.HTTPConnection, deadline: float, stopped: threading.Event) -> Iterator[None]:
+    """Close the connection in the end, and cut it when it is stopped or late: a server that sends a byte now and then is in no time limit's way."""
     raw: socket.socket = connection.sock
+    done = threading.Event()
 
-    def cut() -> None:
-        with suppress(OSError):  # it is closed already
-            socket.socket.shutdown(raw, socket.SHUT_RDWR)  # that of TLS would take the session from under the reader
+    def watch() -> None:
+        while not done.wait(_LOOK_S):
+            if stopped.is_set() or time.monotonic() > deadline:
+                with suppress(OSError):  # it is closed already
+                    socket.socket.shutdown(raw, socket.SHUT_RDWR)  # that of TLS would take the session from under the reader
+                return
 
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
         connection.close()
 
 
@@ -149,7 +153,7 @@ def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, limits:
             if time.monotonic() > deadline:
                 raise TimeoutError("it took too long")
             file.write(block)
-    if time.monotonic() > deadline:  # it was cut, which looks like its end where no length was told
+    if time.monotonic() > deadline or limits.stopped.is_set():  # it was cut, which looks like its end where no length was told
         raise TimeoutError("it took too long")
     if answer.length:  # bytes that are still to come: the connection closed early
         raise http.client.IncompleteRead(b"")
