@@ -61,7 +61,10 @@ def with_lists(table: pl.DataFrame, lists: Lists) -> pl.DataFrame:
 
 def unmatched(table: pl.DataFrame, lines: Sequence[str]) -> list[str]:
     """The lines of a list that name no file."""
-    return [line for line in lines if not table.select(_listed(table, [line]).any()).item()]
+    if not lines:
+        return []
+    named = {*table["origin"], *table["image_id"].drop_nulls()}
+    return [line for line in lines if line not in named and not (_is_glob(line) and any(map(re.compile(translate(line)).match, table["origin"])))]
 
 
 def contradicted(table: pl.DataFrame, lists: Lists) -> list[str]:
@@ -96,9 +99,13 @@ def with_budget(table: pl.DataFrame, budget: int, strata: Sequence[str], earlier
 def _listed(table: pl.DataFrame, lines: Sequence[str]) -> pl.Expr:
     ids = [line for line in lines if _IMAGE_ID.fullmatch(line)]
     names = [line for line in lines if not _IMAGE_ID.fullmatch(line)]
-    globs = [name for name in names if any(sign in name for sign in "*?[")]
-    matching = [origin for origin in table["origin"] if any(re.match(pattern, origin) for pattern in map(translate, globs))] if globs else []
+    pattern = "|".join(translate(name) for name in names if _is_glob(name))
+    matching = list(filter(re.compile(pattern).match, table["origin"])) if pattern else []
     return pl.col("image_id").is_in(ids).fill_null(value=False) | pl.col("origin").is_in([*names, *matching])
+
+
+def _is_glob(line: str) -> bool:
+    return any(sign in line for sign in "*?[")
 
 
 def _dropped(table: pl.DataFrame, condition: pl.Expr, reason: str) -> pl.DataFrame:
