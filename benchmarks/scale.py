@@ -1,9 +1,9 @@
-"""100,000 small labeled images, then 1,000 more: collect, label_sync and dataset the first time and after, and a repro of nothing.
+"""100,000 small labeled images, then three times 1,000 more: collect, label_sync and dataset the first time and after, and a repro of nothing.
 
 Usage: python benchmarks/scale.py [--images 100000] [--add 1000] [--side 64] [--work build/scale]
 
-`increment`: seconds of the three stages after the addition over those of the first run, each stage a process of its own, as `dvc repro` starts it;
-`increment_cpu`: the same of processor seconds, which work beside it changes less.
+`increment`: seconds of the three stages after an addition (the median one of three) over those of the first run, each stage a process of its own, as
+`dvc repro` starts it; `increment_cpu`: the same of processor seconds, which work beside it changes less.
 `noop_repro_s`: a `dvc repro dataset` that has nothing to do. `peak_rss_mb`: the most memory that any of the stages held.
 Images of another side than 64 pixels are told beside those, under `side_N`; the ratios are those of 64 pixels, where old files weigh most.
 """
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ STAGES = ("collect", "label_sync", "dataset")
 SIDE_PX = 64
 FOLDER_IMAGES = 1000
 CLASSES = ("bolt", "nut", "washer")
+ADDITIONS = 3
 
 
 def add_images(project: Path, first: int, last: int, side_px: int) -> None:
@@ -55,8 +57,9 @@ def add_images(project: Path, first: int, last: int, side_px: int) -> None:
 
 
 def environment(project: Path) -> dict[str, str]:
-    """With this interpreter first, and the project's own code."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(project)}
+    """With this interpreter first, and the project's own code, which is compiled once as it is for everyone."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(project)}
 
 
 class Cost(NamedTuple):
@@ -78,6 +81,11 @@ def run_stage(project: Path, name: str) -> Cost:
     return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
 
 
+def total(run: dict[str, Cost], kind: str) -> float:
+    """Of all stages."""
+    return float(sum(getattr(cost, kind) for cost in run.values()))
+
+
 def repro_s(project: Path) -> float:
     """Seconds of `dvc repro` as far as the dataset."""
     start = time.perf_counter()
@@ -89,18 +97,19 @@ def measured(project: Path, images: int, add: int, side_px: int) -> dict[str, An
     """All figures, of a project that is made anew."""
     shutil.rmtree(project, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "pipelines.cli", "new", str(project)], cwd=ROOT, env=environment(ROOT), check=True, capture_output=True)
-    add_images(project, 0, images, side_px)
-    for name in BEFORE:
-        run_stage(project, name)
-    time.sleep(3)  # files of the last two seconds are read again, which is no cost of the addition
-    first = {name: run_stage(project, name) for name in STAGES}
-    add_images(project, images, images + add, side_px)
-    time.sleep(3)
-    second = {name: run_stage(project, name) for name in STAGES}
+    sizes = [images + number * add for number in range(ADDITIONS + 1)]
+    runs = []
+    for before, size in pairwise([0, *sizes]):
+        add_images(project, before, size, side_px)
+        os.sync()  # what lies on the way to the disk would be waited for by the stages
+        time.sleep(3)  # files of the last two seconds are read again, which is no cost of the addition
+        for name in BEFORE if not runs else ():
+            run_stage(project, name)
+        runs.append({name: run_stage(project, name) for name in STAGES})
     first_repro = repro_s(project)
     noop = repro_s(project)
-    runs = (first, second)
-    wall_s, cpu_s = ([sum(getattr(cost, kind) for cost in run.values()) for run in runs] for kind in ("wall_s", "cpu_s"))
+    first, *additions = runs
+    second = sorted(additions, key=lambda run: total(run, "wall_s"))[ADDITIONS // 2]
     return {
         "images": images,
         "added": add,
@@ -108,10 +117,14 @@ def measured(project: Path, images: int, add: int, side_px: int) -> dict[str, An
         "after_addition_s": {name: cost.wall_s for name, cost in second.items()},
         "first_cpu_s": {name: cost.cpu_s for name, cost in first.items()},
         "after_addition_cpu_s": {name: cost.cpu_s for name, cost in second.items()},
+        "additions_s": [total(run, "wall_s") for run in additions],
         "first_repro_s": first_repro,
         "noop_repro_s": noop,
         "peak_rss_mb": max(cost.peak_mb for run in runs for cost in run.values()),
-        "ratios": {"increment": wall_s[1] / wall_s[0], "increment_cpu": cpu_s[1] / cpu_s[0]},
+        "ratios": {
+            "increment": total(second, "wall_s") / total(first, "wall_s"),
+            "increment_cpu": total(second, "cpu_s") / total(first, "cpu_s"),
+        },
     }
 
 

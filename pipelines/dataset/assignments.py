@@ -69,9 +69,15 @@ def read_assignments_table(path: Path) -> pl.DataFrame:
     if table is not None:
         table = table.select(list(ASSIGNMENTS_SCHEMA))
         sides = table["split"].is_in(list(LABELED_SPLITS)).all() and not table.null_count().sum_horizontal().sum()
-        if sides and table["image_id"].is_unique().all() and len(table.unique(["component", "split"])) == table["component"].n_unique():
+        if sides and table["image_id"].n_unique() == len(table) and _each_on_one_side(table):
             return table
     return pl.DataFrame([vars(entry) for entry in read_assignments(path).values()], schema=ASSIGNMENTS_SCHEMA)
+
+
+def _each_on_one_side(table: pl.DataFrame) -> bool:
+    """Whether no component stands on two sides; most are one image."""
+    several = table.filter(pl.col("component").is_duplicated())
+    return len(several.unique(["component", "split"])) == several["component"].n_unique()
 
 
 def write_assignments(path: Path, assignments: pl.DataFrame) -> None:
