@@ -278,8 +278,11 @@ def test_a_copy_in_another_group_ties_that_group() -> None:
 def test_a_group_on_two_sides_is_refused_by_name(how: str) -> None:
     sides: dict[str, Split] = {"a": "train", "b": "test"}
     items = [item(name, "g", given_split=side if how == "given" else None) for name, side in sides.items()]
-    with pytest.raises(LeakError, match=r"group cam/g: cam/a.jpg is \w+ to train, cam/b.jpg to test"):
+    with pytest.raises(LeakError, match=r"group cam/g: cam/a.jpg is \w+ to train, cam/b.jpg to test") as caught:
         plan(items, history=sides if how == "history" else None)
+    assert ("remove the lines of a from the assignments file" in str(caught.value)) == (how == "history")
+    if how == "history":  # what the message says works
+        assert plan(items, history={"b": "test"}).side_of == {"a": "test", "b": "test"}
 
 
 def test_the_same_group_name_in_two_sources_is_two_groups() -> None:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.core.errors import LeakError, listed
+from pipelines.core.errors import LeakError, counted, listed
 from pipelines.core.types import Split
 from pipelines.dataset.links import Item, Links, highest
 
@@ -46,20 +46,23 @@ def resolve_sides(items: Sequence[Item], links: Links, history: Mapping[str, Spl
     sides: dict[str, Split] = {}
     overruled: list[str] = []
     problems: list[str] = []
+    low: list[str] = []  # image_ids that were assigned to another side than the highest of their unit
     for unit, members in links.units.items():
         past = {image_id: history[image_id] for image_id in members if image_id in history}
         given = {image_id: side for image_id in members if use_given and (side := by_id[image_id].given_split) is not None}
         known = past or given
         if len(set(known.values())) > 1:
             problems.append(_pair(unit, known, by_id, "assigned" if past else "given"))
+            if past:
+                top = highest(past.values())
+                low += [image_id[:12] for image_id, side in sorted(past.items()) if side != top]
         elif known:
             sides[unit] = next(iter(known.values()))
             overruled += [by_id[image_id].origin for image_id, side in given.items() if side != sides[unit]]
     if problems:
-        raise LeakError(
-            f"{len(problems)} groups stand on two sides of the split: {listed(problems)}; correct the group or split column of the inbox's log,"
-            " or remove the images' lines from the assignments file to have them dealt anew"
-        )
+        follow = f", or remove the lines of {listed(low)} from the assignments file: they then follow their group to its highest side" if low else ""
+        way_out = f"correct the group or split column of the inbox's log{follow}"
+        raise LeakError(f"{counted(len(problems), 'group')} on two sides of the split: {listed(problems)}; {way_out}")
     return Resolved({**sides, **_followed(links, sides)}, tuple(sorted(overruled)))
 
 
