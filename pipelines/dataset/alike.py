@@ -60,7 +60,7 @@ def alike_pairs(thumbnails: Thumbnail, coarse: Floats, first: Sequence[int], sec
     across = coarse[b].T
     rows = max(1, _BLOCK_CELLS // len(b))
     for start in range(0, len(a), rows):
-        i, j = np.nonzero(coarse[a[start : start + rows]] @ across >= MIN_COARSE)
+        i, j = np.divmod(np.flatnonzero(coarse[a[start : start + rows]] @ across >= MIN_COARSE), len(b))  # np.nonzero takes longer than the product
         pairs = np.stack([a[start + i], b[j]], axis=1)
         for at in range(0, len(pairs), _BLOCK_PAIRS):
             block = pairs[at : at + _BLOCK_PAIRS]
