@@ -242,6 +242,13 @@ def test_nothing_to_train_on_says_to_label(tmp_path: Path) -> None:
     for labels in ([], [label("a", state="skipped")]):
         with pytest.raises(DataError, match=r"nothing to train on: 1 images are kept, 0 .* label images"):
             build(tmp_path, [row("a")], labels)
+    dropped = [
+        row("a", status="dropped", reason="blurred"),
+        row("b", status="dropped", reason="too_dark"),
+        row("c", status="dropped", reason="blurred"),
+    ]
+    with pytest.raises(DataError, match=r"collect kept none of 3 files \(2 blurred, 1 too_dark\): correct `collect` in params.yaml"):
+        build(tmp_path, dropped, [label("a", ("bolt", 9.0))])
     assert not (tmp_path / "dataset").exists()
     assert not (tmp_path / "splits").exists()
 

@@ -93,6 +93,7 @@ def build_dataset(
         DataError: nothing to train on.
     """
     _require_classes(annotations, classes)
+    _require_kept(manifest)
     found = items_from_manifest(manifest, frozenset(leave_out), limits)
     if use_given and found.given_twice:
         raise given_twice_error(found.given_twice)
@@ -253,6 +254,12 @@ def _with_new(history: pl.DataFrame, planned: Mapping[str, Assignment]) -> pl.Da
 
 def _named(items: pl.DataFrame, image_ids: Sequence[str]) -> pl.DataFrame:
     return items.filter(pl.col("image_id").is_in(list(image_ids)))
+
+
+def _require_kept(manifest: pl.DataFrame) -> None:
+    if not (manifest["status"] == "kept").any():
+        why = ", ".join(f"{count} {reason}" for reason, count in counts(manifest["reason"]).items())
+        raise DataError(f"nothing to train on: collect kept none of {len(manifest)} files ({why}): correct `collect` in params.yaml, or the files")
 
 
 def _require_classes(annotations: pl.DataFrame, classes: Sequence[str]) -> None:
