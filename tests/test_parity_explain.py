@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from export.check.diagnosis import name_input_fault, stretched_input
-from export.check.explain import first_parting, relative_difference
+from export.check.explain import Parting, first_parting, reason_for, relative_difference
 from export.convert.onnx_from_torch import onnx_from_torch
 from export.convert.onnx_model import metadata_of, read_onnx, with_metadata
 from export.convert.onnx_probe import OnnxInside
@@ -261,6 +261,22 @@ def test_a_long_chain_is_bisected() -> None:
     )
     assert parting is not None
     assert (parting.node, parting.asked <= 12) == ("321", True)
+
+
+def test_a_difference_that_shrinks_on_its_way_hides_nothing() -> None:
+    """p1 differs and feeds the end, beside a way on which the difference is lost; what is called the first has inputs that agree."""
+    parents = {"p0": [], "p1": ["p0"], "m": ["p1"], "n": ["m"], "o": ["n"], "end": ["o", "p1"]}
+    parting = first_parting(
+        list(parents), parents, lambda _: np.ones(1, np.float32), lambda node: np.full(1, 1.1 if node in ("p1", "end") else 1.0, np.float32), 1e-3
+    )
+    assert parting is not None
+    assert (parting.node, parting.input_difference) == ("p1", 0.0)
+
+
+def test_what_adds_up_is_not_put_down_to_one_layer() -> None:
+    weights = np.ones(3, np.float32), np.full(3, 1.01, np.float32)
+    assert "add up" in reason_for("Conv", Parting("c", 0.015, 0.009, 5), weights, [])
+    assert "the weights of this Conv differ by 1.00%" in reason_for("Conv", Parting("c", 0.015, 0.001, 5), weights, [])
 
 
 # ---- the network's input

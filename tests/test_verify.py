@@ -112,6 +112,15 @@ def test_a_detector_agrees_with_itself(item: Detections) -> None:
     )
 
 
+@pytest.mark.parametrize("flat", [(0, 3, 0, 9), (5, 7, 5, 7), (9, 4, 2, 8)], ids=["a line", "a point", "inside out"])
+def test_boxes_without_area_agree_with_themselves(flat: tuple[float, float, float, float]) -> None:
+    """What is left of a box in the padding is cut to the image's edge; another one elsewhere is another."""
+    item, near, far = (found((tuple(value + shift for value in flat), 0.9, 0)) for shift in (0.0, 0.2, 40.0))
+    for other in (item, near):
+        assert counts(compare(item, other, HALF, match_iou=0.9, near_threshold=0.02)) == {"matched": 1}
+    assert counts(compare(item, far, HALF, match_iou=0.9, near_threshold=0.02)) == {"missed": 1, "extra": 1}
+
+
 def with_counts(**values: int) -> Parity:
     return Parity(np.array([[values.get(name, 0) for name in COUNTS]], np.int64))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 # rounds to 4e-3, float16 to 5e-4, which adds up over the layers; int8 rounds each tensor to 1/127 of its range.
 TOLERANCES = {"fp32": 5e-4, "fp16": 1e-2, "int8": 0.3}
 SAME_WEIGHTS = 1e-6
+ADDS_UP = 2  # a node whose output differs by less than so many times its input's difference only passes it on
 MOST_ENDS = 40  # nodes asked, from the ends back, before the two are said to agree: boxes in pixels drown the scores that stand beside them
 
 Values = Callable[[str], NDArray[np.float32]]
@@ -57,14 +58,24 @@ def first_parting(nodes: Sequence[str], parents: Mapping[str, Collection[str]], 
             suspect, left = middle, (_ancestors(middle, parents) & left) - {middle}
         else:
             left = left - _ancestors(middle, parents) - {middle}
+    # a difference that shrinks on its way hides what lies before it from the bisection
+    while earlier := [parent for parent in sorted(parents[suspect]) if difference(parent) > tolerance]:
+        suspect = earlier[0]
     inputs = [difference(parent) for parent in sorted(parents[suspect])]
     return Parting(suspect, difference(suspect), max(inputs, default=0.0), len(differences))
 
 
-def reason_for(kind: str, weights: tuple[NDArray[np.float32] | None, NDArray[np.float32] | None], arithmetic: Sequence[tuple[str, str, str]]) -> str:
+def reason_for(
+    kind: str,
+    parting: Parting,
+    weights: tuple[NDArray[np.float32] | None, NDArray[np.float32] | None],
+    arithmetic: Sequence[tuple[str, str, str]],
+) -> str:
     """Why a node of this kind differs, as far as can be told. `weights` are those of both sides; `arithmetic` holds (side, asked, computed) where a
     runtime tells in which type it computes the node.
     """
+    if parting.difference < ADDS_UP * parting.input_difference:
+        return "small differences of the nodes before it add up to this, no single one makes it"
     ours, theirs = weights
     if ours is not None and theirs is not None:
         changed = relative_difference(ours, theirs) if ours.shape == theirs.shape else float("inf")

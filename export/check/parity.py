@@ -18,6 +18,7 @@ from pipelines.core.boxes import iou_matrix
 from pipelines.core.types import Detections
 
 Status = Literal["pass", "fail", "not_run"]
+FLAT_PX = 0.5  # boxes that overlap nowhere are the same from this close: they have no area
 COUNTS = ("matched", "missed", "extra", "class_flips", "near_threshold")
 
 
@@ -63,7 +64,7 @@ def compare(
     ours, theirs = above(reference, thresholds, near_threshold), above(candidate, their_thresholds, near_threshold)
     our_limit, their_limit = thresholds[ours.class_index], their_thresholds[theirs.class_index]
     our_shown, their_shown = ours.score >= our_limit, theirs.score >= their_limit
-    overlap = iou_matrix(ours.xyxy, theirs.xyxy)
+    overlap = _overlap(ours.xyxy, theirs.xyxy)
     same_class = ours.class_index[:, None] == theirs.class_index[None, :]
     counts = np.zeros((len(thresholds), len(COUNTS)), dtype=np.int64)
     ours_done, theirs_done = ~our_shown, ~their_shown  # what needs no (more) account
@@ -89,6 +90,13 @@ def compare(
     np.add.at(counts[:, COUNTS.index("missed")], ours.class_index[~ours_done], 1)
     np.add.at(counts[:, COUNTS.index("extra")], theirs.class_index[~theirs_done], 1)
     return Parity(counts, score_difference, position_difference)
+
+
+def _overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """IoU of every pair, shape (N, M); 1 for boxes without area, such as are left of one in the padding, at the same place."""
+    overlap = iou_matrix(a, b)
+    apart_px = np.abs(a[:, None] - b[None, :]).max(axis=2, initial=0)
+    return np.where((overlap == 0) & (apart_px <= FLAT_PX), 1.0, overlap)
 
 
 def total(parts: Sequence[Parity], class_count: int) -> Parity:

@@ -218,7 +218,7 @@ def _sentence(parting: Parting, kind: str, ours: Inside, theirs: Inside, sides: 
         for side, inside in zip(sides, (ours, theirs), strict=True)
         if parting.node in inside.arithmetic and inside.arithmetic[parting.node] in ("bf16", "f16", "f32")
     ]
-    reason = reason_for(kind, (ours.weights(parting.node), theirs.weights(parting.node)), told)
+    reason = reason_for(kind, parting, (ours.weights(parting.node), theirs.weights(parting.node)), told)
     return (
         f"they part at {parting.node}: its output differs by {parting.difference:.2%}, its inputs by {parting.input_difference:.4%} "
         f"({parting.asked} of {shared} nodes asked); {reason}"
