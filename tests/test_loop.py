@@ -9,9 +9,11 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 
 from pipelines.core.champion import read_champions
+from pipelines.core.images import read_image
 from pipelines.core.io import read_json, read_jsonl
 from pipelines.core.records import read_annotations, read_samples
 from tests.workspace import Workspace, new_workspace
@@ -26,6 +28,11 @@ def ok(workspace: Workspace, *command: str) -> str:
     done = workspace.run(*command) if command[0] == "dvc" else workspace.detloop(*command)
     assert done.status == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def stages_run(said: str) -> set[str]:
+    """The stages that `dvc repro` ran."""
+    return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
 
 
 def test_two_rounds(tmp_path: Path) -> None:
@@ -74,11 +81,20 @@ def test_two_rounds(tmp_path: Path) -> None:
     assert {item.image_id for item in read_samples(data / "dataset/pool.jsonl")} == pool - asked
 
     ok(workspace, "promote", "--because", "the loop goes on")
-    again = ok(workspace, "dvc", "repro", *JUDGED)
-    ran_again = {line.split("'")[1] for line in again.splitlines() if line.startswith("Running stage")}
+    ran_again = stages_run(ok(workspace, "dvc", "repro", *JUDGED))
     assert {"predict_champion", "challenge"} <= ran_again
     assert not ran_again & {"collect", "dataset", "train", "predict", "evaluate", "mine"}, "promoting collects and trains nothing anew"
     itself = read_json(data / "metrics/challenge.json")
     assert (itself["champion"], itself["same_model"], itself["verdict"]) == (2, True, "inconclusive")
     histories = [item["history"] for item in read_jsonl(data / "badcases/suite.jsonl")]
     assert all([entry["champion"] for entry in history] == [2] for history in histories if history)
+
+    turned = workspace.folder / "data/inbox/from_the_line"
+    turned.mkdir()
+    for image_id in sorted(asked)[:3]:
+        picture = read_image(next((data / "raw/images").rglob(f"{image_id}.*")))
+        cv2.imwrite(str(turned / f"{image_id}.png"), cv2.rotate(picture, cv2.ROTATE_180))
+    new = stages_run(ok(workspace, "dvc", "repro", *JUDGED))
+    assert {"collect", "dataset", "predict", "mine"} <= new
+    assert not new & {"start", "train", "evaluate", "predict_champion", "challenge"}, "images without a label train and judge nothing anew"
+    assert len(read_samples(data / "dataset/pool.jsonl")) == len(pool - asked) + 3
