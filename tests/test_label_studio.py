@@ -497,6 +497,8 @@ def test_one_command_prints_what_to_export_and_the_projects_page(world: Make, st
     studio.boss.token = token.partition("=")[2]  # it takes the place of the older one
     assert f"project: {studio.url}/projects/{here.project_id}/data" in page
     assert (studio.data / "server.json").stat().st_mode & 0o077 == 0
+    kept = studio.data / ".env"
+    assert not kept.exists() or "SECRET_KEY" not in kept.read_text(), "Label Studio cannot read back every key that it makes"
 
 
 def test_a_round_in_dvc_runs_the_sync_alone_when_nothing_is_new_and_keeps_the_token_to_itself(studio: Studio, tmp_path: Path):

@@ -1,6 +1,6 @@
 """A Label Studio of one's own: started on 127.0.0.1 with SQLite in a folder of its own, told to call nobody, with a user and an access token.
 
-`server.json` in that folder (readable for its owner alone) remembers process, address, user and password, so that a second start finds the first.
+`server.json` in that folder (readable for its owner alone) remembers process, address, user, password and key: a second start finds the first.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from pipelines.core.io import read_json, write_json
 HOST = "127.0.0.1"
 READY_S = 600.0  # half a minute on a free machine
 _RECORD, _LOG = "server.json", "server.log"
-_PASSWORD_BYTES = 12
+_PASSWORD_BYTES, _KEY_BYTES = 12, 48
 # Usage data, error reports and the look for newer versions are switched off.
 _QUIET = {"COLLECT_ANALYTICS": "0", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "", "LATEST_VERSION_CHECK": "0"}
 
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A started server. `started_at` tells its process from a later one with the same number."""
+    """A started server. `started_at` tells its process from a later one with the same number.
+
+    `secret_key` signs its tokens. Left to itself, Label Studio makes one of its own, and cannot read it back where it begins with a dollar sign: then
+    a new start makes all tokens invalid. Empty for a server of before.
+    """
 
     pid: int
     started_at: float
     url: str
     user: str
     password: str
+    secret_key: str = ""
 
     def running(self) -> bool:
         """True while its process lives."""
@@ -61,16 +66,19 @@ def start(program: Path, data: Path, port: int | None = None) -> LocalServer:
         raise MissingPartError(f"{program} is missing: `make labelstudio` installs Label Studio in a virtual environment of its own")
     user = before.user if before else "detloop@example.invalid"
     password = before.password if before else secrets.token_urlsafe(_PASSWORD_BYTES)
+    secret_key = before.secret_key if before else secrets.token_urlsafe(_KEY_BYTES)
     port = port or free_port()
     data.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **_QUIET, "LABEL_STUDIO_BASE_DATA_DIR": str(data.resolve())}
     environment |= {"LABEL_STUDIO_USERNAME": user, "LABEL_STUDIO_PASSWORD": password}  # not as arguments, which everyone on the machine can read
+    if secret_key:
+        environment["SECRET_KEY"] = secret_key
     for name in ("PYTHONPATH", "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
         environment.pop(name, None)
     command = [str(program), "start", "--no-browser", "--internal-host", HOST, "--port", str(port)]
     with (data / _LOG).open("ab") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=data)
-    server = LocalServer(process.pid, psutil.Process(process.pid).create_time(), f"http://{HOST}:{port}", user, password)
+    server = LocalServer(process.pid, psutil.Process(process.pid).create_time(), f"http://{HOST}:{port}", user, password, secret_key)
     record = data / _RECORD
     record.touch(mode=0o600)
     write_json(record, asdict(server))
