@@ -8,13 +8,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipelines.core.containers import UPRIGHT, read_header
+from pipelines.core.containers import UPRIGHT, RefusedError, read_header
 from pipelines.core.errors import DataError, counted
 from pipelines.core.io import link_or_copy, new_folder, require_file
 from pipelines.core.params import load_params
 from pipelines.core.records import read_samples
 from pipelines.core.types import LABELED_SPLITS
 from pipelines.dataset.layouts import LAYOUTS
+
+_HEADER_BYTES = 1 << 18  # EXIF data, a preview and a colour profile have room in them
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             source = require_file(args.raw / sample.path, "run `dvc repro collect`")
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            turned += read_header(source.read_bytes()).orientation != UPRIGHT
+            turned += _is_turned(source)
             if args.link:
                 link_or_copy(source, place)
             else:
@@ -66,3 +68,14 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "yolo" and not splits["val"]:
         print("note: val has no images, and ultralytics trains on no folder without: label images of more groups, or name a `val` in data.yaml")
     return 0
+
+
+def _is_turned(path: Path) -> bool:
+    """Whether an image has an EXIF orientation; reads its beginning alone, where that holds the header."""
+    with path.open("rb") as file:
+        content = file.read(_HEADER_BYTES)
+        try:
+            header = read_header(content)
+        except RefusedError:
+            header = read_header(content + file.read())
+    return header.orientation != UPRIGHT
