@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/scale"))
     args = parser.parse_args()
     found = measured(args.work.resolve(), args.images, args.add, args.side)
+    shutil.rmtree(args.work)  # now: for five minutes ext4 makes new files slowly beside deleted ones
     before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if args.side == SIDE_PX:
         result = {**found, **{key: value for key, value in before.items() if key.startswith("side_")}}

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -140,11 +141,13 @@ def test_the_store_is_seen_as_os_walk_sees_it(tmp_path: Path) -> None:
     (tmp_path / "images/ac").mkdir()
     found = [Path(folder, name) for folder, _, names in os.walk(tmp_path) for name in names]
     with listing_beside(str(tmp_path), "images") as listed:
-        sizes, folders, empty = listed()
-    assert sizes == {str(path.relative_to(tmp_path)): path.stat().st_size for path in found}
+        paths, sizes, others, folders, empty = listed()
+    there = {str(path.relative_to(tmp_path)): path.stat().st_size for path in found}
+    assert dict(zip(paths, np.frombuffer(sizes, np.int64).tolist(), strict=True)) == {path: there[path] for path in there if path.isascii()}
+    assert sorted(others) == sorted(path for path in there if not path.isascii())
     assert (sorted(folders), empty) == (["images/aa", "images/ab", "images/ac"], ["images/ac"])
     with listing_beside(str(tmp_path), "nowhere") as listed:
-        assert listed() == ({}, [], [])
+        assert listed() == ([], b"", [], [], [])
 
 
 def test_two_inboxes_with_the_same_content_give_the_same_bytes(tmp_path: Path, inbox: Path) -> None:

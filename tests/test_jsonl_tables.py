@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.core.errors import DataError
+from pipelines.core.errors import DataError, LeakError
 from pipelines.core.io import jsonl_text
 from pipelines.core.records import read_annotations, read_annotations_table, rounded_floats, row_from_annotation, write_annotations
 from pipelines.core.tables import ANNOTATIONS_SCHEMA, read_jsonl_table, write_arrow, write_jsonl_table, write_lines, write_parquet
@@ -147,3 +147,22 @@ def test_assignments_are_those_of_the_lines(sides: dict[str, str]) -> None:
         write_assignments(path, pl.DataFrame(rows, schema=dict.fromkeys(("image_id", "split", "component"), pl.String)))
         assert path.read_text() == jsonl_text(sorted(rows, key=lambda row: row["image_id"]))
         assert read_assignments_table(path).to_dicts() == [vars(entry) for entry in read_assignments(path).values()]
+
+
+def test_remembered_assignments_are_those_of_the_file_as_it_is(tmp_path: Path) -> None:
+    path, work = tmp_path / "assignments.jsonl", tmp_path / "work"
+    rows = [{"image_id": name, "split": "train", "component": "a"} for name in "cab"]
+    write_assignments(path, pl.DataFrame(rows), work)
+    assert read_assignments_table(path, work).equals(read_assignments_table(path))
+    (memory,) = work.rglob("*.arrow")
+    pl.read_ipc(memory).with_columns(component=pl.lit("remembered")).write_ipc(memory)
+    assert set(read_assignments_table(path, work)["component"]) == {"remembered"}
+    lines = path.read_text()
+    path.write_text(lines.replace('"split":"train"', '"split":"test"', 1))
+    with pytest.raises(LeakError, match="on another side than those they were dealt with"):
+        read_assignments_table(path, work)
+    path.write_text(lines)
+    memory.write_bytes(b"torn")
+    assert set(read_assignments_table(path, work)["component"]) == {"a"}
+    write_assignments(path, pl.DataFrame(rows[:2]), work)
+    assert len(list(work.rglob("*.arrow"))) == 1

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box
 from pipelines.formats.labelstudio import annotation_from_boxes, prediction_from_boxes, task_from_annotations
 from pipelines.formats.reading import Problem
+from pipelines.labeling import memory as memory_module
 from pipelines.labeling.memory import ISSUES_SCHEMA, OUTCOMES_SCHEMA, Memory
 from pipelines.labeling.sources import row_with_problems
 from pipelines.stages.label_sync import work
@@ -30,6 +32,7 @@ from pipelines.stages.label_sync import work
 IDS = [f"{number:064x}" for number in range(12)]
 SIZE = (100, 80)
 CLASSES = ("bolt", "screw", "nut")  # a screw is a bolt
+NEVER_NS = 10**15
 OUTPUTS = ("annotations.jsonl", "issues.jsonl", "labels.json")
 
 
@@ -132,7 +135,9 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_after_any_edits_a_sync_is_as_one_that_knows_nothing(tmp_path: Path, seed: int) -> None:
+def test_after_any_edits_a_sync_is_as_one_that_knows_nothing(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:
+        monkeypatch.setattr(memory_module, "TRUSTED_AGE_NS", -NEVER_NS)  # sources are known by their stamps at once
     world = World(tmp_path, seed)
     changes: list[Callable[[], None]] = [world.lines, world.lines, world.export, world.remove, world.manifest, world.rules, lambda: None]
     seen = set()
@@ -145,17 +150,42 @@ def test_after_any_edits_a_sync_is_as_one_that_knows_nothing(tmp_path: Path, see
     assert len(seen) > 3, "the edits changed something"
 
 
-def test_a_lost_or_torn_memory_changes_nothing(tmp_path: Path) -> None:
+def test_a_lost_or_torn_memory_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "TRUSTED_AGE_NS", -NEVER_NS)
     world = World(tmp_path, 0)
     before = world.sync("work")
     (folder,) = (path for path in (tmp_path / "work").iterdir() if path.is_dir())
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert len(whole) == 2 * len(list((tmp_path / "sources").iterdir())) + 1
+    assert len(whole) == 2 * len(list((tmp_path / "sources").iterdir())) + 2
     for name, content in whole.items():
         for left in (None, content[: len(content) // 2]):
             (folder / name).unlink() if left is None else (folder / name).write_bytes(left)
             assert world.sync("work") == before, name
             assert {path.name for path in folder.iterdir()} >= set(whole), "it is whole again"
+
+
+def test_a_source_is_read_again_only_where_it_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where size, times and inode are those of before; an edit in place that keeps size and time of change is seen all the same."""
+    world = World(tmp_path, 0)
+    monkeypatch.setattr(memory_module, "TRUSTED_AGE_NS", -NEVER_NS)
+    row = json.loads(world.sync("work")["annotations.jsonl"].splitlines()[0])
+    box = Box("nut", (1, 1, 30, 40))
+    label = Annotation(row["image_id"], "labeled", row["width_px"], row["height_px"], (box,), "new", annotated_at="2027-01-01T00:00:00Z")
+    source = tmp_path / "sources/later.jsonl"
+    write_jsonl(source, [row_with_problems(label, ())])
+    before = world.sync("work")
+    stat = source.stat()
+    reads: list[Path] = []
+    whole = Path.read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: (reads.append(path), whole(path))[1])
+        assert world.sync("work") == before
+    assert source not in reads
+    lines = source.read_text()
+    source.write_text(lines.replace("40", "41"))
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (source.stat().st_size, source.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert json.loads(world.sync("work")["annotations.jsonl"].splitlines()[0])["boxes"][0]["xyxy"] == [1, 1, 30, 41]
 
 
 def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:

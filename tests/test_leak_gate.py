@@ -273,7 +273,7 @@ def test_a_lost_or_torn_work_folder_changes_nothing(smears: Project) -> None:
     before = {path.name: path.read_bytes() for path in (smears.folder / "data/dataset").iterdir()}
     folder = smears.folder / "data/work/dataset"
     whole = {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*")}
-    assert {path.name.partition("-")[0] for path in whole} == {"ids", "thumbnails.bin", "cells.bin", "passed", "annotations"}
+    assert {path.name.partition("-")[0] for path in whole} == {"ids", "thumbnails.bin", "cells.bin", "passed", "annotations", "assignments"}
     for name in whole:
         for content in (None, whole[name][: len(whole[name]) // 2]):
             (folder / name).unlink() if content is None else (folder / name).write_bytes(content)

@@ -19,9 +19,9 @@ from pipelines.collect.measure import REASON_TOO_LARGE
 from pipelines.collect.screening import Looked
 from pipelines.collect.selection import Interest, Lists, with_budget, with_interest, with_lists
 from pipelines.collect.store import IMAGES_FOLDER, ImageStore
+from pipelines.core.io import TRUSTED_AGE_NS
 
 _SEGMENT_ROWS = 4096  # measurements that a killed run may lose
-_TRUSTED_AGE_NS = 2_000_000_000  # a file that changed just before the run may change again within one tick of its file system's clock
 
 VIEW_SCHEMA: dict[str, pl.DataType] = {
     "image_id": pl.String(),
@@ -46,7 +46,7 @@ class Collection:
 
     def remove_strays(self) -> int:
         """Remove images that the table does not keep; returns how many."""
-        return self.store.keep_only(set(self.table["path"].drop_nulls().to_list()))
+        return self.store.keep_only(self.table["path"].drop_nulls())
 
     def forget_others(self) -> None:
         """Let the cache forget files that are gone; the last to be called, since `thumbnails` end with it."""
@@ -74,7 +74,7 @@ def collect(inbox: Inbox, store: ImageStore, work: Path, wishes: Wishes, earlier
     started_ns = time.time_ns()
     cache = Cache(work)
     table = _look_at_new(inbox, cache, store, wishes.thresholds.max_pixels, look)
-    old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - _TRUSTED_AGE_NS
+    old_enough = pl.max_horizontal("modified_ns", "changed_ns") < started_ns - TRUSTED_AGE_NS
     files = table.filter(pl.col("image_id").is_not_null() & old_enough)
     cache.save_files(files, files.filter("is_news"))
     table = with_exact_duplicates(with_lists(with_reasons(table, wishes.thresholds), wishes.lists))
@@ -103,9 +103,7 @@ def collect(inbox: Inbox, store: ImageStore, work: Path, wishes: Wishes, earlier
 
 
 def _store_missing(table: pl.DataFrame, inbox: Inbox, store: ImageStore) -> None:
-    kept = table.filter(pl.col("path").is_not_null())
-    stored = pl.Series([store.sizes.get(path) for path in kept["path"].to_list()], dtype=pl.Int64)  # not joined: names of strays may be no text
-    missing = kept.filter(stored.ne_missing(kept["bytes"]))
+    missing = store.missing(table.filter(pl.col("path").is_not_null()))
     for relative, image_id, path in zip(missing["path"], missing["image_id"], inbox.paths(missing), strict=True):
         store.put_file(relative, path, image_id)
 

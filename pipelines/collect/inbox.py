@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipelines.core.errors import DataError, listed
@@ -45,6 +47,7 @@ class LogLine:
     refused: str | None = None  # why whoever wrote the log could not bring the file
 
 
+_STAMPS = ("bytes", "modified_ns", "changed_ns", "inode")
 _OF_LOG = ("source", "group", "captured_at", "given_split", "uri")
 
 
@@ -81,27 +84,24 @@ class Inbox:
 
 
 class _Entries:
-    """What the walk found, as columns: names relative to the inbox, why an entry is not opened, and the stamps of the others."""
+    """What the walk found: files by name relative to the inbox, their _STAMPS (inodes apart: they have no sign), why others are not opened."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.refused: list[str | None] = []
-        self.stamps: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
+        self.stamps, self.inodes = array("q"), array("Q")
+        self.refused: dict[str, str] = {}
 
-    def add_files(self, names: Sequence[str], stats: Sequence[os.stat_result]) -> None:
-        sizes, modified, changed, inodes = self.stamps
-        self.names += names
-        self.refused += [None] * len(names)
-        sizes += [stat.st_size for stat in stats]
-        modified += [stat.st_mtime_ns for stat in stats]
-        changed += [stat.st_ctime_ns for stat in stats]
-        inodes += [stat.st_ino for stat in stats]
-
-    def add_refused(self, name: str, reason: str) -> None:
+    def add(self, name: str, stat: os.stat_result) -> None:
         self.names.append(name)
-        self.refused.append(reason)
-        for stamp in self.stamps:
-            stamp.append(0)
+        self.stamps.extend((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        self.inodes.append(stat.st_ino)
+
+    def table(self) -> pl.DataFrame:
+        """The _STAMPS of the files, then zeros and `unopened` of the others."""
+        numbers = np.frombuffer(self.stamps, np.int64).reshape(-1, len(_STAMPS) - 1)
+        stamps = pl.DataFrame(dict(zip(_STAMPS, [*numbers.T, np.frombuffer(self.inodes, np.uint64)], strict=True)))
+        others = pl.DataFrame({"unopened": list(self.refused.values())}, schema={"unopened": pl.String})
+        return pl.concat([stamps, others], how="diagonal").with_columns(pl.col(_STAMPS).fill_null(0))
 
 
 def read_inbox(inbox: Path) -> Inbox:
@@ -112,18 +112,15 @@ def read_inbox(inbox: Path) -> Inbox:
     """
     entries = _Entries()
     _walk(str(inbox), "", inbox.resolve(), entries)
-    named = [(name, refused) for name, refused in zip(entries.names, entries.refused, strict=True) if name.endswith(LOG_NAMES)]
-    logs = sorted(name for name, refused in named if refused is None and name.rpartition("/")[2] in LOG_NAMES)
+    logs = sorted(name for name in entries.names if name.endswith(LOG_NAMES) and name.rpartition("/")[2] in LOG_NAMES)
     lines, missing, ignored = _read_logs(inbox, logs, entries)
+    names = [*entries.names, *entries.refused]
     odd: dict[str, str] = {}
-    origins = entries.names
-    if not _is_plain("".join(origins)):
-        origins = [origin_of(name) for name in origins]
-        odd = {origin: f"{inbox}/{name}" for origin, name in zip(origins, entries.names, strict=True) if origin != name}
-    stamps = dict(zip(("bytes", "modified_ns", "changed_ns", "inode"), entries.stamps, strict=True))
-    seen = pl.DataFrame(
-        {"origin": origins, "unopened": entries.refused, **stamps}, schema={name: SEEN_SCHEMA[name] for name in ("origin", "unopened", *stamps)}
-    )
+    origins = names
+    if not _is_plain("".join(names)):
+        origins = [origin_of(name) for name in names]
+        odd = {origin: f"{inbox}/{name}" for origin, name in zip(origins, names, strict=True) if origin != name}
+    seen = entries.table().with_columns(pl.Series("origin", origins, pl.String))
     if logs:
         seen = seen.filter(~pl.col("origin").is_in([origin_of(name) for name in logs])).join(_said(lines), "origin", "left")
     else:
@@ -176,27 +173,27 @@ def _is_plain(name: str) -> bool:
 
 def _walk(folder: str, prefix: str, root: Path, found: _Entries) -> None:
     """Add everything below that is not a plain folder."""
-    names: list[str] = []
-    stats: list[os.stat_result] = []
+    names, stamps, inodes = found.names, found.stamps, found.inodes
     with os.scandir(folder) as entries:
-        for entry in entries:  # once a file: what is usual comes first
+        for entry in entries:  # once a file: what is usual comes first, and without a call
             if entry.name[0] == "." and not entry.name.startswith(".."):  # `..\\x.jpg` from an archive is no hidden file
                 continue
             name = prefix + entry.name
             if entry.is_file(follow_symlinks=False):
+                stat = entry.stat(follow_symlinks=False)
                 names.append(name)
-                stats.append(entry.stat(follow_symlinks=False))
+                stamps.extend((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+                inodes.append(stat.st_ino)
             elif entry.is_symlink():
                 refused = _link_refusal(Path(entry.path), root)
                 if refused is None:
-                    found.add_files([name], [entry.stat()])
+                    found.add(name, entry.stat())
                 else:
-                    found.add_refused(name, refused)
+                    found.refused[name] = refused
             elif entry.is_dir():
                 _walk(entry.path, f"{name}/", root, found)
             else:
-                found.add_refused(name, REASON_NOT_A_FILE)
-    found.add_files(names, stats)
+                found.refused[name] = REASON_NOT_A_FILE
 
 
 def _link_refusal(link: Path, root: Path) -> str | None:
@@ -217,7 +214,7 @@ def _read_logs(inbox: Path, logs: Sequence[str], entries: _Entries) -> tuple[dic
     problems: list[str] = []
     missing: list[str] = []
     ignored: Counter[str] = Counter()
-    there = set(entries.names if logs else ()).difference(logs)
+    there = {*entries.names, *entries.refused}.difference(logs) if logs else set()
     for name in logs:
         for place, row in _log_rows(inbox / name, origin_of(name)):
             ignored.update(str(key) for key in row if key not in LOG_COLUMNS)
@@ -228,7 +225,7 @@ def _read_logs(inbox: Path, logs: Sequence[str], entries: _Entries) -> tuple[dic
                 continue
             if line.refused is not None and target not in there and target not in logs:
                 there.add(target)
-                entries.add_refused(target, line.refused)
+                entries.refused[target] = line.refused
             if target not in there:
                 missing.append(f"{place}: {origin_of(target)}")
             elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to

@@ -9,10 +9,12 @@ import marshal
 import os
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Listing = tuple[dict[str, int], list[str], list[str]]  # files with their bytes, folders, and those of the folders that are empty
+# Files whose name is ASCII, their bytes (int64), other files, folders, and those of the folders that are empty.
+Listing = tuple[list[str], bytes, list[str], list[str], list[str]]
 
 
 @contextmanager
@@ -33,20 +35,31 @@ def listing_beside(root: str, name: str) -> Iterator[Callable[[], Listing]]:
 
 def listing(root: str, name: str) -> Listing:
     """What lies in the folder `name` of `root`, and in the folders therein, by path from `root`; nothing where there is no such folder."""
-    sizes: dict[str, int] = {}
+    paths: list[str] = []
+    sizes = array("q")
+    odd: list[str] = []
     folders: list[str] = []
     empty: list[str] = []
+
+    def add(path: str, entry: os.DirEntry[str]) -> None:
+        if path.isascii():
+            paths.append(path)
+            sizes.append(entry.stat().st_size)
+        else:
+            odd.append(path)
+
     for entry in os.scandir(f"{root}/{name}") if os.path.isdir(f"{root}/{name}") else ():  # noqa: PTH112
         path = f"{name}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            files = [(f"{path}/{file.name}", file.stat().st_size) for file in os.scandir(entry.path)]
-            sizes.update(files)
+            files = list(os.scandir(entry.path))
+            for file in files:
+                add(f"{path}/{file.name}", file)
             folders.append(path)
             if not files:
                 empty.append(path)
         else:
-            sizes[path] = entry.stat().st_size
-    return sizes, folders, empty
+            add(path, entry)
+    return paths, sizes.tobytes(), odd, folders, empty
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Set
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+import polars as pl
 
 from pipelines.collect.listing import Listing
 from pipelines.core.errors import DataError
 from pipelines.core.io import sha256_bytes
 
 IMAGES_FOLDER = "images"
+_SCHEMA: dict[str, pl.DataType] = {"path": pl.String(), "bytes": pl.Int64()}
 
 
 def raw_path(image_id: str, extension: str) -> str:
@@ -24,7 +28,7 @@ def raw_path(image_id: str, extension: str) -> str:
 
 
 class ImageStore:
-    """data/raw/images; `sizes` is what lies there, path relative to data/raw to bytes. Threads may share one.
+    """data/raw/images. Threads may share one.
 
     `there` is the `listing` of IMAGES_FOLDER in `raw`, of before the store was opened.
     """
@@ -32,7 +36,9 @@ class ImageStore:
     def __init__(self, raw: Path, there: Listing) -> None:
         self._raw = str(raw)
         (raw / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
-        self.sizes, folders, empty = there
+        paths, sizes, self._odd, folders, empty = there
+        self._there = pl.DataFrame({"path": paths, "bytes": np.frombuffer(sizes, np.int64)}, schema=_SCHEMA)
+        self._new: dict[str, int] = {}
         self._folders, self._doubtful = set(folders), set(empty)
 
     @property
@@ -40,21 +46,29 @@ class ImageStore:
         """The folder that paths start from."""
         return self._raw
 
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """What lay there: made when an image is put in, and joined as a table otherwise."""
+        return dict(zip(self._there["path"].to_list(), self._there["bytes"].to_list(), strict=True))
+
     def add(self, relative: str, size: int) -> None:
         """Take notice of an image that another process stored."""
-        self.sizes[relative] = size
+        self._new[relative] = size
         self._folders.add(relative[: relative.rindex("/")])
 
     def put(self, relative: str, content: bytes) -> None:
         """Store an image unless it lies there whole."""
-        if self.sizes.get(relative) == len(content):
-            return
         folder = relative[: relative.rindex("/")]  # plain strings: this runs once a file, and Path objects cost as much as the system calls
         if folder not in self._folders:  # several threads may make the same folder
             Path(self._raw, folder).mkdir(parents=True, exist_ok=True)
             self._folders.add(folder)
-        _write(f"{self._raw}/{relative}", content)
-        self.sizes[relative] = len(content)
+        if self._sizes.get(relative) != len(content):
+            _write(f"{self._raw}/{relative}", content)
+        self._new[relative] = len(content)
+
+    def missing(self, kept: pl.DataFrame) -> pl.DataFrame:
+        """The rows of `kept` (`path`, `bytes`) that do not lie there whole."""
+        return kept.join(self._all(), ["path", "bytes"], "anti", maintain_order="left")
 
     def put_file(self, relative: str, path: str, image_id: str) -> None:
         """Store the image that lies in the file `path`.
@@ -68,12 +82,11 @@ class ImageStore:
             raise DataError(f"{path} changed while it was collected: run `dvc repro` again when nothing writes to it")
         self.put(relative, content)
 
-    def keep_only(self, kept: Set[str]) -> int:
+    def keep_only(self, kept: pl.Series) -> int:
         """Remove every file below data/raw/images that is not in `kept`, and what killed runs left half-written in data/raw. Returns how many."""
-        strays = self.sizes.keys() - kept
+        strays = {*self._odd, *self._all().join(pl.DataFrame({"path": kept}), "path", "anti")["path"]}
         for name in strays:
             Path(self._raw, name).unlink(missing_ok=True)
-            del self.sizes[name]
         left = [path for path in Path(self._raw).glob(".*.tmp") if path.is_file()]
         for path in left:
             path.unlink()
@@ -82,6 +95,10 @@ class ImageStore:
                 Path(self._raw, folder).rmdir()
                 self._folders.discard(folder)
         return len(strays) + len(left)
+
+    def _all(self) -> pl.DataFrame:
+        new = pl.DataFrame({"path": list(self._new), "bytes": list(self._new.values())}, schema=_SCHEMA)
+        return pl.concat([self._there, new])
 
 
 def put_image(raw: str, relative: str, content: bytes) -> None:

@@ -24,6 +24,7 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP,
 _DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
+TRUSTED_AGE_NS = 2_000_000_000  # a file that changed just before a run may change again within one tick of its file system's clock
 METRIC_DIGITS = 6  # metrics are rounded to this many decimals, so that noise in the last bits is not a change
 
 

@@ -11,11 +11,11 @@ run gives the same bytes, later.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -34,7 +34,7 @@ COARSE_PX = 8
 MIN_DEVIATION = 1.0  # grey levels; below, a picture has nothing to correlate
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 1: cv2.IMREAD_GRAYSCALE}
 _PREFIX = "looks-"
-_SEGMENT_ROWS = 4096  # thumbnails that a killed run may lose
+_SEGMENT_ROWS, _TASK_ROWS = 4096, 128  # thumbnails that a killed run may lose, and that a thread makes at a time
 
 _IDS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String()}
 _PASSED_SCHEMA: dict[str, pl.DataType] = {"split": pl.String()}
@@ -91,10 +91,15 @@ class Looks:
         if self._ids.is_bulky(len(self.places), len(samples)):
             self._forget_others(samples)
         new = samples.join(self.places, "image_id", "anti").sort("image_id")
-        with ThreadPool(os.cpu_count() or 1) as pool, progress(len(new), "leak gate") as tell:
+
+        def made_of(rows: Sequence[tuple[str, int, int]]) -> list[bytes]:
+            return [thumbnail_of(raw / path, (width, height)) for path, width, height in rows]
+
+        with ThreadPoolExecutor() as pool, progress(len(new), "leak gate") as tell:
             for part in new.iter_slices(_SEGMENT_ROWS):  # decoding leaves Python's lock alone
-                made = pool.map(lambda row: thumbnail_of(raw / row[0], (row[1], row[2])), part.select("path", "width_px", "height_px").iter_rows())
-                self.add(part["image_id"], made)
+                rows = part.select("path", "width_px", "height_px").rows()
+                made = pool.map(made_of, [rows[at : at + _TASK_ROWS] for at in range(0, len(rows), _TASK_ROWS)])
+                self.add(part["image_id"], list(chain.from_iterable(made)))
                 tell(len(part))
 
     def add(self, image_ids: pl.Series, thumbnails: Sequence[bytes]) -> None:

@@ -20,8 +20,8 @@ MIN_TEST_BOXES = 20  # with fewer, a class's AP moves by several points with a s
 MIN_SIDE_SHARE = 0.5  # a side with less than this part of its wanted images is warned of
 
 
-def dataset_card(dataset: Dataset, classes: Sequence[str], drift: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the dataset folder says of itself; `drift` is how it differs from the last round, None in the first one."""
+def dataset_card(dataset: Dataset, classes: Sequence[str]) -> dict[str, Any]:
+    """What the dataset folder says of itself, but how it differs from the last round."""
     return {
         "classes": list(classes),
         "class_hash": class_hash(classes),
@@ -30,7 +30,6 @@ def dataset_card(dataset: Dataset, classes: Sequence[str], drift: Mapping[str, A
         "box_side_edges_px": list(BOX_SIDE_EDGES_PX),
         "dropped": {reason: len(origins) for reason, origins in dataset.dropped.items()},
         "pool_near_duplicates_of_labeled": len(dataset.pool_alike),
-        "drift": drift,
     }
 
 
@@ -60,7 +59,7 @@ def dataset_metrics(dataset: Dataset, card: Mapping[str, Any], fractions: Mappin
         "absent": _absent(dataset),
         "given_split_overruled": _listing(dataset.plan.overruled),
         "left_out": _left_out(dataset, explained),
-        "warnings": _warnings(dataset, card["classes"], fractions),
+        "warnings": _warnings(dataset, card, fractions),
     }
 
 
@@ -85,7 +84,7 @@ def _box_sizes(boxes: pl.DataFrame, classes: Sequence[str]) -> dict[str, list[in
     return {name: np.histogram(sides[name], bins=[*BOX_SIDE_EDGES_PX, np.inf])[0].tolist() for name in classes}
 
 
-def _warnings(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split, float]) -> list[str]:
+def _warnings(dataset: Dataset, card: Mapping[str, Any], fractions: Mapping[Split, float]) -> list[str]:
     found: list[str] = []
     total = sum(len(dataset.of(split)) for split in LABELED_SPLITS)
     for split in LABELED_SPLITS:
@@ -95,12 +94,11 @@ def _warnings(dataset: Dataset, classes: Sequence[str], fractions: Mapping[Split
             continue
         if len(samples) < MIN_SIDE_SHARE * fractions[split] * total:
             found.append(f"{split} has {len(samples)} of {total} images, wanted {fractions[split]:.0%}: groups are too large, or sides were given")
-        boxes = counts(dataset.boxes_of(split)["class"])
-        for name in classes:
-            if not boxes.get(name):
+        for name, boxes in card["splits"][split]["boxes_by_class"].items():
+            if not boxes:
                 found.append(f"{split} has no box of class {name}: label images with it, of more groups")
-            elif split == "test" and boxes[name] < MIN_TEST_BOXES:
-                found.append(f"test has only {boxes[name]} boxes of class {name}: its AP says little")
+            elif split == "test" and boxes < MIN_TEST_BOXES:
+                found.append(f"test has only {boxes} boxes of class {name}: its AP says little")
     if REASON_SIZE in dataset.dropped:
         found.append(f"{len(dataset.dropped[REASON_SIZE])} labels were drawn on an image of another size and are not used")
     if REASON_CROSS in dataset.dropped:

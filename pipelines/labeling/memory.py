@@ -1,5 +1,6 @@
 """What earlier syncs found out, so that a sync reads and judges only what is new. Never an output: without it a sync gives the same bytes, later.
 
+    stamps.json           for each label file its size, times and inode when its KEY was found: as long as they stay, it is not read again
     source-KEY.arrow      for each opinion of a label file its image, a hash of what it says, and where it stands in the file
     source-KEY.json       what else the file has; the key holds its name and content
     outcomes-NNNNN.arrow  what all opinions on one image came to, and the issues of that image; a segment for each sync
@@ -9,6 +10,8 @@ All lies in a folder that is named by the code and the rules that judge; what ot
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,10 @@ import polars as pl
 
 from pipelines.core.errors import DetloopError
 from pipelines.core.growing import GrowingTable
-from pipelines.core.io import code_folder, read_json, write_json
+from pipelines.core.io import TRUSTED_AGE_NS, code_folder, read_json, write_json
 from pipelines.core.tables import read_arrows, write_arrow
 
-_PREFIX = "judged-"
+_PREFIX, _STAMPS = "judged-", "stamps.json"
 
 OPINIONS_SCHEMA: dict[str, pl.DataType] = {
     "image_id": pl.String(),
@@ -44,11 +47,27 @@ class Memory:
         self._outcomes = GrowingTable(self._folder, "outcomes", OUTCOMES_SCHEMA)
         self.outcomes = self._outcomes.read_or_clear()
         self._sources: set[str] = set()
+        self._started_ns = time.time_ns()
+        self._stamps: dict[str, list[Any]] = {}
+        try:
+            self._known_stamps = read_json(self._folder / _STAMPS)
+        except DetloopError:
+            self._known_stamps = {}
 
     @property
     def issues(self) -> pl.DataFrame:
         """The issues of all outcomes: `key` and ISSUES_SCHEMA, those of an image in their order."""
         return self.outcomes.select("key", "issues").filter(pl.col("issues").list.len() > 0).explode("issues").unnest("issues")
+
+    def key_of(self, path: Path, find: Callable[[], str]) -> str:
+        """The key of a label file; `find` reads the file for it, and is called where the file may have changed since."""
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        known = self._known_stamps.get(path.name, [])
+        key = known[-1] if known[:-1] == stamp else find()
+        if max(stat.st_mtime_ns, stat.st_ctime_ns) < self._started_ns - TRUSTED_AGE_NS:
+            self._stamps[path.name] = [*stamp, key]
+        return key
 
     def source(self, key: str) -> tuple[pl.DataFrame, dict[str, Any]] | None:
         """The opinions of a label file (OPINIONS_SCHEMA) and what else it has; None where it was not read before."""
@@ -72,6 +91,8 @@ class Memory:
 
     def forget_others(self, keys: pl.Series) -> None:
         """Remove label files that were not asked for, and outcomes apart from `keys` where they are the most."""
+        if self._stamps != self._known_stamps:
+            write_json(self._folder / _STAMPS, self._stamps)
         for path in self._folder.glob("source-*"):
             if path.stem.removeprefix("source-") not in self._sources:
                 path.unlink()

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,24 @@ def source_from_tasks(tasks: Iterable[LabelStudioTask], name: str, where: str) -
 
 
 def _read_source(path: Path, memory: Memory) -> Source:
-    content = path.read_bytes()
-    key = _hash(path.name.encode() + b"\0" + content)
+    content = cache(path.read_bytes)
+
+    def key_of_content() -> str:
+        return _hash(path.name.encode() + b"\0" + content())
+
+    key = memory.key_of(path, key_of_content)
+
+    def still_the_same() -> bytes:
+        if key_of_content() != key:
+            raise _changed(path)
+        return content()
+
     known = memory.source(key)
     if known is not None:
         table, facts = known
         issues = tuple(issue_from_json(row) for row in facts["issues"])
-        return Source(path.stem, table, _reread(path, content, table), issues, *(facts[name] for name in _COUNTS))
-    source = _source_from_lines(path, content) if path.suffix == ".jsonl" else _source_from_export(path)
+        return Source(path.stem, table, _reread(path, still_the_same, table), issues, *(facts[name] for name in _COUNTS))
+    source = _source_from_lines(path, content()) if path.suffix == ".jsonl" else _source_from_export(path)
     memory.save_source(key, source.table, {"issues": [item.to_json() for item in source.issues], **{name: getattr(source, name) for name in _COUNTS}})
     return source
 
@@ -129,7 +140,7 @@ def _source_from_lines(path: Path, content: bytes) -> Source:
             spans.append((start, start + len(line)))
         start += len(line)
     if len(spans) != len(opinions):
-        raise DataError(f"{path} changed while it was read: run `dvc repro` again when nothing writes to it")
+        raise _changed(path)
     name = path.stem.encode() + b"\0"
     return Source(path.stem, _table(opinions, [_hash(name + content[start:end]) for start, end in spans], spans), _of(opinions))
 
@@ -149,12 +160,21 @@ def _of(opinions: Sequence[Opinion]) -> Callable[[Sequence[int]], list[Opinion]]
     return lambda rows: [opinions[row] for row in rows]
 
 
-def _reread(path: Path, content: bytes, table: pl.DataFrame) -> Callable[[Sequence[int]], list[Opinion]]:
+def _reread(path: Path, content: Callable[[], bytes], table: pl.DataFrame) -> Callable[[Sequence[int]], list[Opinion]]:
     """Opinions of a file that was read before: of lines only those asked for, of an export all."""
     if path.suffix != ".jsonl":
         return lambda rows: _source_from_export(path).opinions(rows) if rows else []
     spans = table.select("start", "end")
-    return lambda rows: [_opinion_from_row(path.stem, json.loads(content[slice(*spans.row(row))]), f"{path} line {row + 1}") for row in rows]
+
+    def opinions(rows: Sequence[int]) -> list[Opinion]:
+        lines = content() if rows else b""
+        return [_opinion_from_row(path.stem, json.loads(lines[slice(*spans.row(row))]), f"{path} line {row + 1}") for row in rows]
+
+    return opinions
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(f"{path} changed while it was read: run `dvc repro` again when nothing writes to it")
 
 
 def _hash(content: bytes) -> str:

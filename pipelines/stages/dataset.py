@@ -31,7 +31,7 @@ def work(args: argparse.Namespace) -> None:
     with ThreadPoolExecutor() as pool:  # polars reads and writes without Python's lock
         manifest = pool.submit(read_manifest, args.manifest)
         annotations = pool.submit(read_annotations_table, args.annotations, args.work)
-        history = pool.submit(read_assignments_table, args.assignments)
+        history = pool.submit(read_assignments_table, args.assignments, args.work)
     dataset = build_dataset(
         manifest.result(),
         annotations.result(),
@@ -45,13 +45,12 @@ def work(args: argparse.Namespace) -> None:
     )
     with new_folder(args.dataset) as new, ThreadPoolExecutor() as pool:
         hashes = {f"{split}.jsonl": pool.submit(write_split, new / f"{split}.jsonl", dataset, split) for split in SPLITS}
+        now, card = pool.submit(profile, dataset), pool.submit(dataset_card, dataset, classes)
         explained = check_pictures(dataset, args.raw, args.work)
-        assigned = pool.submit(write_assignments, args.assignments, dataset.assignments)
-        now = profile(dataset)
-        rounds = with_round(read_rounds(args.rounds), dataset_hash({name: found.result() for name, found in hashes.items()}), now)
-        card = dataset_card(dataset, classes, drift(rounds))
-        write_json(new / "card.json", card)
-        metrics = dataset_metrics(dataset, card, fractions, explained)
+        assigned = pool.submit(write_assignments, args.assignments, dataset.assignments, args.work)
+        rounds = with_round(read_rounds(args.rounds), dataset_hash({name: found.result() for name, found in hashes.items()}), now.result())
+        write_json(new / "card.json", {**card.result(), "drift": drift(rounds)})
+        metrics = dataset_metrics(dataset, card.result(), fractions, explained)
         assigned.result()
     write_jsonl(args.rounds, rounds)
     write_metrics(args.metrics, metrics)
