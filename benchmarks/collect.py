@@ -2,6 +2,8 @@
 
 Usage: python benchmarks/collect.py PHOTOS [--images 5000] [--rounds 3] [--work FOLDER]
 
+Not within five minutes of another run: ext4 steps over every file deleted in that time when it makes a new one.
+
 PHOTOS: a folder with JPEGs of 640x480 (blood cells). Each is cut, stretched and flipped into as many different ones as asked for; they are made once
 and kept in the work folder. `vs_imagededup`: how many times faster than imagededup's PHash encode and search with two workers. `vs_bare_decode`:
 images a second against nothing but reading and decoding at 1/8 size in grey by two processes. `search_1m_s`: all pairs within 6 bits among a million
@@ -147,7 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.work) as out:
         for number in range(args.rounds):  # in turn, so that a slow minute of the machine meets both
             bare.append(bare_decode_s(paths))
-            # Each in a folder of its own, removed at the end: ext4 steps over every file deleted in the last five minutes when it makes a new one.
+            # each in a folder of its own, all removed at the end, see above
             ours.append(collect_s(inbox, Path(out) / str(number)))
         again = again_s(inbox, Path(out) / str(number))
     (theirs_s,) = run_script(IMAGEDEDUP, str(inbox / "camera"))
