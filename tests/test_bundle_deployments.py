@@ -167,7 +167,7 @@ def test_a_gpu_image_runs_the_engine_with_the_library_that_built_it(bundle: Path
         assert "tensorrt-rtx is not installed here, so its version cannot be pinned" in capsys.readouterr().err
         return
     assert status == 0
-    assert "docker run --gpus all" in capsys.readouterr().out
+    assert "docker run --gpus all --stop-timeout 40 -p 8080:8080" in capsys.readouterr().out
     assert f"tensorrt-rtx=={version('tensorrt-rtx')}" in (tmp_path / "gpu" / "requirements.txt").read_text().split()
     dockerfile = (tmp_path / "gpu" / "Dockerfile").read_text()
     assert dockerfile.startswith("FROM nvidia/cuda:")

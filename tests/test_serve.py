@@ -218,6 +218,23 @@ def test_senders_that_never_finish_are_let_go(bundle: Path, golden: list[bytes])
         assert server.predict(golden[0]).status_code == 200
 
 
+def test_what_open_requests_hold_together_is_bounded(bundle: Path, golden: list[bytes]) -> None:
+    """One that has come for the most part leaves room for small ones alone; when it goes away there is room again."""
+    large = b"x" * 500_000
+    with running(bundle, "--max-held-mb", "1") as server:
+        address = (urlsplit(server.url).hostname or "", urlsplit(server.url).port or 0)
+        with socket.create_connection(address, timeout=START_S) as connection:
+            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 900000\r\n\r\n"
+            connection.sendall(head + b"x" * 800_000)
+            wait_for(lambda: httpx.post(f"{server.url}/predict", content=large).status_code == 429)
+            refused = httpx.post(f"{server.url}/predict", content=large)
+            assert (refused.headers["retry-after"], "as many bytes of requests as it may" in refused.text) == ("1", True)
+            assert httpx.post(f"{server.url}/predict", files={"images": large}).status_code == 429
+            assert server.predict(golden[0]).status_code == 200
+        wait_for(lambda: httpx.post(f"{server.url}/predict", content=large).status_code == 415)
+        assert httpx.post(f"{server.url}/predict", content=b"x" * 1_000_001).status_code == 413  # alone too much: to wait would not help
+
+
 def test_a_sample_that_cannot_be_kept_is_told(bundle: Path, golden: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "data" / "inbox").mkdir(parents=True)
     (tmp_path / "data" / "inbox" / "served").write_text("a file where the folder should be")
@@ -242,7 +259,8 @@ def test_a_form_in_capitals_is_one(server: Running, golden: list[bytes]) -> None
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--max-image-mb", "0"), ("--max-image-mb", "nan"), ("--max-wait-ms", "-1"), ("--sample", "-1"), ("--max-read-s", "0")]
+    ("option", "value"),
+    [("--max-image-mb", "0"), ("--max-image-mb", "nan"), ("--max-wait-ms", "-1"), ("--sample", "-1"), ("--max-held-mb", "0"), ("--max-read-s", "0")],
 )
 def test_numbers_that_make_no_sense_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -16,6 +16,7 @@ from pipelines.core.errors import MissingPartError
 
 PYTHON = "3.11"
 PORT = 8080
+STOP_S = 40  # longer than the server lets open requests end; Docker would kill it after 10 s
 _SERVING = ("fastapi", "fastapi-offline", "numpy", "opencv-python-headless", "prometheus-client", "python-multipart", "uvicorn[standard]")
 _BASES = {"cpu": f"python:{PYTHON}-slim", "gpu": "nvidia/cuda:13.0.0-runtime-ubuntu24.04"}
 
@@ -45,7 +46,7 @@ def docker_files(bundle: Bundle, target: str) -> dict[str, bytes]:
 
 def docker_run(target: str) -> str:
     """The command that starts the image."""
-    return f"docker run {'--gpus all ' if target == 'gpu' else ''}-p {PORT}:{PORT} detector"
+    return f"docker run {'--gpus all ' if target == 'gpu' else ''}--stop-timeout {STOP_S} -p {PORT}:{PORT} detector"
 
 
 def _runtime(bundle: Bundle, artifact: BundleArtifact) -> str:

@@ -59,7 +59,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"description": "Too many bytes or pixels"},
     415: {"description": "Not an image, or of a kind that is not taken"},
     422: {"description": "A broken image, or a field that does not fit"},
-    429: {"description": "The queue is full: try again later"},
+    429: {"description": "The queue is full, or the requests that are open are too large together: try again later"},
 }
 
 
@@ -268,16 +268,29 @@ def _in_time(receive: Receive, read_s: float) -> Receive:
 
 
 class _Gate:
-    """Bounds every request's bytes and the time in which they come; counts and times every answer."""
+    """Bounds every request's bytes, the time in which they come and the bytes of all that are open; counts and times every answer."""
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics, limits: Limits) -> None:
         self._app, self._metrics, self._limits = app, metrics, limits
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status, mine = time.perf_counter(), 500, 0
+        limited = _bounded(_in_time(receive, self._limits.read_s), self._limits.request_bytes)
+
+        async def held() -> Message:
+            nonlocal mine
+            message = await limited()
+            size = len(message.get("body", b""))
+            if self._held_bytes + size > self._limits.held_bytes:
+                words = "the server holds as many bytes of requests as it may: try again later"
+                raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, words, {**_BUSY, **_GONE})
+            self._held_bytes += size
+            mine += size
+            return message
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -285,6 +298,7 @@ class _Gate:
             await send(message)
 
         try:
-            await self._app(scope, _bounded(_in_time(receive, self._limits.read_s), self._limits.request_bytes), noted)
+            await self._app(scope, held, noted)
         finally:
+            self._held_bytes -= mine
             self._metrics.request(str(getattr(scope.get("route"), "path", "other")), status, time.perf_counter() - start)

@@ -14,17 +14,18 @@ _BROKEN = {REASON_EMPTY: BAD_REQUEST, REASON_TRUNCATED: UNPROCESSABLE, REASON_CO
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring: bytes of an image, its pixels, images, and bytes in all; and in how many seconds it has to come."""
+    """What one request may bring: bytes of an image, its pixels, images; in how many seconds it has to come; and bytes of all requests at a time."""
 
     image_bytes: int
     image_pixels: int
     images: int
     read_s: float = 30.0
+    held_bytes: int = 500_000_000
 
     @property
     def request_bytes(self) -> int:
         """Bytes of a whole request, with some room for what stands around the images."""
-        return self.images * self.image_bytes + 64 * 1024
+        return min(self.images * self.image_bytes + 64 * 1024, self.held_bytes)
 
 
 class RefusedUploadError(Exception):

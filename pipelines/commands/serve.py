@@ -37,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-images", type=positive, default=16, metavar="N", help="most images of a request, and never more than --queue (default: 16)"
     )
+    parser.add_argument(
+        "--max-held-mb",
+        type=_above_zero,
+        default=500.0,
+        metavar="MB",
+        help="most MB of all requests that are open; beyond that 429 is answered (default: 500)",
+    )
     parser.add_argument("--max-read-s", type=_above_zero, default=30.0, metavar="S", help="how long a request may take to come (default: 30)")
     parser.add_argument("--project", type=Path, metavar="DIR", help="project whose data/inbox and data/feedback get complaints and sampled requests")
     parser.add_argument(
@@ -70,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     service = Service(
         detector,
-        Limits(int(args.max_image_mb * 1e6), args.max_pixels, min(args.max_images, args.queue), args.max_read_s),
+        Limits(int(args.max_image_mb * 1e6), args.max_pixels, min(args.max_images, args.queue), args.max_read_s, int(args.max_held_mb * 1e6)),
         requests_at_once=args.queue + args.threads,
         folders=folders,
         sample=Sample(int(args.sample)),
