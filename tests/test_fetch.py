@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.errors import DetloopError
+from pipelines.core.errors import DataError, DetloopError
 from pipelines.fetch.http import is_public
 from pipelines.fetch.wanted import safe_name
 from pipelines.stages.collect import work as collect_work
@@ -116,6 +116,26 @@ def test_a_query_log_is_narrowed_by_sql(kind: str, tmp_path: Path, site: Site) -
     for wrong, message in (({"where": "colour = 1"}, "where"), ({"where": "score <"}, "where"), ({"group": "user"}, "no column user")):
         with pytest.raises(DetloopError, match=message):
             fetch(tmp_path, {**source, **wrong})
+
+
+def test_what_a_logs_rows_say_of_one_image_is_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate("abc"):
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "log.csv").write_text(
+        "image,session,at,side\na.jpg,,,\nb.jpg,s1,,test\nc.jpg,s2,,\nb.jpg,s3,,\na.jpg,s2,2026-01-02,val\nb.jpg,s1,,test\n"
+    )
+    source = {"name": "asked", "type": "log", "path": str(tmp_path / "log.csv"), "group": "session", "captured_at": "at", "split": "side"}
+    rows = {row["file"]: row for row in fetch(tmp_path, source)["asked"]}
+    assert {name: (row.get("group"), row.get("captured_at"), row.get("split")) for name, row in rows.items()} == {
+        "a.jpg": ("s2", "2026-01-02", "val"),
+        "b.jpg": ("s1", None, "test"),
+        "c.jpg": ("s2", None, None),
+    }
+    assert "1 image under several groups, of which the first counts: b.jpg (s1, not s3)" in capsys.readouterr().out
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("b.jpg,s1,,train\n")
+    with pytest.raises(DataError, match=r"gives 1 image two sides: b.jpg \(test and train\)"):
+        fetch(tmp_path, source)
 
 
 def test_addresses_are_fetched_once_resumed_and_bounded(tmp_path: Path, site: Site) -> None:

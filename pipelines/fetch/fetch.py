@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.collect_params import DownloadParams, FilesSource, LogSource, Source, StoreSource, UrlsSource, VideoSource
-from pipelines.core.errors import DetloopError, MissingInputError, ParamsError
+from pipelines.core.errors import DataError, DetloopError, MissingInputError, ParamsError, counted, listed
 from pipelines.core.io import is_dvc_object, read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
@@ -92,10 +92,19 @@ def _opened_log(source: LogSource, limits: Limits, places: Places) -> tuple[list
     if source.root:
         root = require_folder(places.project / source.root, f"mount it, or correct collect.sources: {source.name}; {WITHOUT_IT}")
     wanted: dict[str, Wanted] = {}
+    on_two_sides: list[str] = []
     for row in query(path, source.where, columns, source.name):
         uri = str(row["image"])
-        name = address_name(uri) if "://" in uri else safe_name(uri, uri)
-        wanted.setdefault(uri, Wanted(uri, name, row["group"], row["captured_at"], row["split"]))  # asked for again and again: the first time counts
+        item = Wanted(uri, address_name(uri) if "://" in uri else safe_name(uri, uri), row["group"], row["captured_at"], row["split"])
+        first = wanted.setdefault(uri, item)
+        if first is not item:  # asked for again and again
+            if None not in (first.split, item.split) and first.split != item.split:
+                on_two_sides.append(f"{uri} ({first.split} and {item.split})")
+            wanted[uri] = _merged(first, item)
+    if on_two_sides:
+        raise DataError(
+            f"{path} gives {counted(len(on_two_sides), 'image')} two sides: {listed(on_two_sides)}; mend it, or leave rows out by `where`"
+        )
     by_http, stores = _by_http(limits, places.work), _Stores(source.options, limits)
 
     def get(item: Wanted, target: Path) -> None:
@@ -107,6 +116,18 @@ def _opened_log(source: LogSource, limits: Limits, places: Places) -> tuple[list
             _copy_below(root, item.uri, target)
 
     return list(wanted.values()), lambda item, target: get(item, target) if "://" not in item.uri or not target.exists() else None
+
+
+def _merged(first: Wanted, again: Wanted) -> Wanted:
+    """What an image's rows say together: of each the first one that says something counts."""
+    others = {*first.other_groups, again.group} - {None, first.group} if first.group is not None else set()
+    return replace(
+        first,
+        group=first.group or again.group,
+        captured_at=first.captured_at or again.captured_at,
+        split=first.split or again.split,
+        other_groups=tuple(sorted(str(name) for name in others)),
+    )
 
 
 def _opened_store(source: StoreSource, limits: Limits, places: Places) -> tuple[list[Wanted], Get]:

@@ -37,7 +37,8 @@ class FetchRefusedError(Exception):
 class Wanted:
     """One picture of a source: where it is, and what the source says of it.
 
-    `refused` is the reason word of what is not even tried or could not be had, `why` what was said then.
+    `refused` is the reason word of what is not even tried or could not be had, `why` what was said then. `other_groups` are named for it as well,
+    and do not count.
     """
 
     uri: str
@@ -47,6 +48,7 @@ class Wanted:
     split: str | None = None
     refused: str | None = None
     why: str | None = None
+    other_groups: tuple[str, ...] = ()
 
 
 def safe_name(name: str, unique: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.cli import stage_main
+from pipelines.core.errors import counted
 from pipelines.core.io import write_json
 from pipelines.core.params import load_params
 
@@ -28,12 +29,13 @@ def work(args: argparse.Namespace) -> None:
         found = fetch_all(params.sources, params.download, Places(Path(), args.fetched, args.work))
     write_json(args.fetched / COUNTS_NAME, {name: _counts(items) for name, items in found.items()})
     for name, items in found.items():
-        print(f"fetch: {name}: {sum(item.refused is None for item in items)} of {len(items)} ready{_refusals(items)}")
+        print(f"fetch: {name}: {sum(item.refused is None for item in items)} of {len(items)} ready{_refusals(items)}{_several_groups(items)}")
 
 
 def _counts(items: Sequence[Wanted]) -> dict[str, Any]:
     refused = Counter(item.refused for item in items if item.refused is not None)
-    return {"offered": len(items), "ready": len(items) - refused.total(), "refused": dict(sorted(refused.items()))}
+    several = sum(bool(item.other_groups) for item in items)
+    return {"offered": len(items), "ready": len(items) - refused.total(), "refused": dict(sorted(refused.items())), "in_several_groups": several}
 
 
 def _refusals(items: Sequence[Wanted]) -> str:
@@ -46,6 +48,19 @@ def _refusals(items: Sequence[Wanted]) -> str:
     return "".join(
         f"\n  {counts[reason]} {reason}: {ascii(item.uri)[1:-1]}{f' ({item.why})' if item.why else ''}{' and others' if counts[reason] > 1 else ''}"
         for reason, item in sorted(first.items())
+    )
+
+
+def _several_groups(items: Sequence[Wanted]) -> str:
+    """Images that a log names under several groups, which may then be parted by the split."""
+    found = [item for item in items if item.other_groups]
+    if not found:
+        return ""
+    first = found[0]
+    names = ", ".join(ascii(name)[1:-1] for name in first.other_groups)
+    return (
+        f"\n  {counted(len(found), 'image')} under several groups, of which the first counts: {ascii(first.uri)[1:-1]} ({first.group}, not {names});"
+        " groups that share pictures should be one"
     )
 
 
