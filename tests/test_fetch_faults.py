@@ -73,6 +73,18 @@ def test_an_answer_that_is_no_picture_is_asked_for_again(tmp_path: Path, site: S
     assert {path for path, _ in site.asked} == {"/a.jpg", "/b.jpg"}
 
 
+def test_an_address_of_no_known_kind_in_a_log_is_one_row_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "log.csv").write_text("image\na.jpg\nhtp://example.invalid/b.jpg\nfile:///etc/hosts\n")
+    rows = fetch(tmp_path, {"name": "asked", "type": "log", "path": str(tmp_path / "log.csv")})["asked"]
+    assert {row["uri"]: row.get("refused") for row in rows} == {
+        "a.jpg": None,
+        "htp://example.invalid/b.jpg": "bad_address",
+        "file:///etc/hosts": "bad_address",
+    }
+    assert "is no web address and no object store" in capsys.readouterr().out
+
+
 def test_a_server_that_drips_is_cut_off(tmp_path: Path, site: Site) -> None:
     """Each byte would start the socket's time limit anew; here headers would go on for a hundred seconds."""
     site.drips = {"/drip.jpg"}

@@ -22,7 +22,16 @@ from pipelines.core.errors import DataError, DetloopError, MissingInputError, Pa
 from pipelines.core.io import is_dvc_object, read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
-from pipelines.fetch.wanted import REASON_PART_OF_CLIP, REASON_UNREACHABLE, WITHOUT_IT, FetchRefusedError, Wanted, address_name, safe_name
+from pipelines.fetch.wanted import (
+    REASON_BAD_ADDRESS,
+    REASON_PART_OF_CLIP,
+    REASON_UNREACHABLE,
+    WITHOUT_IT,
+    FetchRefusedError,
+    Wanted,
+    address_name,
+    safe_name,
+)
 
 LOG_NAME = "log.jsonl"
 _VERSIONS_NAME = ".versions.json"  # of a store's objects; hidden, so that the inbox skips it, and beside them, so that it goes where they go
@@ -189,10 +198,12 @@ class _Stores:
         self._open: dict[str, Any] = {}
 
     def __call__(self, item: Wanted, target: Path) -> None:
-        from pipelines.fetch.stores import Store
+        from pipelines.fetch.stores import Store, is_store
 
         scheme = item.uri.partition("://")[0]
         if scheme not in self._open:
+            if not is_store(scheme):  # in a log one bad row among many
+                raise FetchRefusedError(REASON_BAD_ADDRESS) from ValueError(f"{scheme}:// is no web address and no object store")
             self._open[scheme] = Store(item.uri, self._options)
         self._open[scheme].get(item.uri, target, self._limits)
 

@@ -13,6 +13,13 @@ from pipelines.fetch.wanted import REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, WI
 _NOT_HERE = ("http", "https", "ftp", "file", "local")  # the web goes through `http`, with its limits; files are a source of their own
 
 
+def is_store(scheme: str) -> bool:
+    """Whether fsspec knows stores of this scheme, installed or not."""
+    import fsspec
+
+    return scheme not in _NOT_HERE and scheme in fsspec.available_protocols()
+
+
 class Store:
     """One file system, opened for the addresses of one scheme."""
 
