@@ -22,6 +22,9 @@ LEVELS = 127  # steps from zero to the end of the range
 FEWEST_BINS = 64  # a range is never cut below this many bins: the histogram cannot judge it
 
 
+_SMALLEST_END = float(np.finfo(np.float32).tiny) * BINS  # below, bins would have no width
+
+
 class Magnitudes:
     """A histogram of absolute values whose end doubles whenever a larger value comes."""
 
@@ -36,7 +39,7 @@ class Magnitudes:
         if top == 0.0 and self._end == 0.0:
             return
         if self._end == 0.0:
-            self._end = top
+            self._end = max(top, _SMALLEST_END)
         while top > self._end:
             self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
             self._end *= 2
