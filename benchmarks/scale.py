@@ -4,7 +4,8 @@ Usage: python benchmarks/scale.py [--images 100000] [--add 1000] [--side 64] [--
 
 `increment`: seconds of the three stages after an addition (the median one of three) over those of the first run, each stage a process of its own, as
 `dvc repro` starts it; `increment_cpu`: the same of processor seconds, which work beside it changes less.
-`noop_repro_s`: a `dvc repro dataset` that has nothing to do. `peak_rss_mb`: the most memory that any of the stages held.
+`noop_repro_s`: a `dvc repro dataset` that has nothing to do; `addition_repro_s`: one after an addition, with what DVC itself does.
+`peak_rss_mb`: the most memory that any of the stages held.
 Images of another side than 64 pixels are told beside those, under `side_N`; the ratios are those of 64 pixels, where old files weigh most.
 """
 
@@ -108,6 +109,9 @@ def measured(project: Path, images: int, add: int, side_px: int) -> dict[str, An
         runs.append({name: run_stage(project, name) for name in STAGES})
     first_repro = repro_s(project)
     noop = repro_s(project)
+    add_images(project, sizes[-1], sizes[-1] + add, side_px)
+    time.sleep(3)
+    addition_repro = repro_s(project)
     first, *additions = runs
     second = sorted(additions, key=lambda run: total(run, "wall_s"))[ADDITIONS // 2]
     return {
@@ -120,6 +124,7 @@ def measured(project: Path, images: int, add: int, side_px: int) -> dict[str, An
         "additions_s": [total(run, "wall_s") for run in additions],
         "first_repro_s": first_repro,
         "noop_repro_s": noop,
+        "addition_repro_s": addition_repro,
         "peak_rss_mb": max(cost.peak_mb for run in runs for cost in run.values()),
         "ratios": {
             "increment": total(second, "wall_s") / total(first, "wall_s"),
