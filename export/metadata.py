@@ -5,6 +5,7 @@ Needs no library beyond the standard one, so that a shipped bundle can use it.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,7 @@ PRECISION_KEY = "detloop_precision"
 CALIBRATION_KEY = "detloop_calibration"
 THRESHOLDS_KEY = "detloop_thresholds"
 FP32 = "fp32"
+ULTRALYTICS_THRESHOLD = 0.25  # the `conf` of its predict
 
 
 def metadata_from_contract(contract: ModelContract, *, stride: int) -> dict[str, str]:
@@ -38,13 +40,15 @@ def metadata_from_contract(contract: ModelContract, *, stride: int) -> dict[str,
 
 
 def contract_from_metadata(metadata: Mapping[str, str], where: str) -> ModelContract:
-    """The contract that a model file carries.
+    """The contract that a model file carries; of one that ultralytics exported itself, what its own pairs say.
 
     Raises:
-        DataError: the file was not made by this export.
+        DataError: the file was made by neither, or for what this code does not do.
         ClassContractError: the class hash does not fit the classes.
     """
     text = metadata.get(CONTRACT_KEY)
+    if text is None and _is_of_ultralytics(metadata):
+        return _contract_of_ultralytics(metadata, where)
     if text is None:
         raise DataError(f"{where} carries no `{CONTRACT_KEY}` metadata, so its classes and input are unknown: export it with `dvc repro export_onnx`")
     try:
@@ -60,12 +64,15 @@ def thresholds_entry(thresholds: Mapping[str, float]) -> dict[str, str]:
 
 
 def thresholds_from_metadata(metadata: Mapping[str, str], classes: Sequence[str], where: str) -> dict[str, float] | None:
-    """The score from which a detection of each class is shown, in class order; None where the file states none.
+    """The score from which a detection of each class is shown, in class order; None where the file states none. ultralytics states none and shows
+    everything from ULTRALYTICS_THRESHOLD up.
 
     Raises:
         DataError: the entry cannot be read.
         ClassContractError: it is for other classes.
     """
+    if _is_of_ultralytics(metadata):
+        return dict.fromkeys(classes, ULTRALYTICS_THRESHOLD)
     if THRESHOLDS_KEY not in metadata:
         return None
     try:
@@ -83,6 +90,29 @@ def precision_from_metadata(metadata: Mapping[str, str], where: str) -> str:
     Raises:
         DataError: it states none.
     """
+    if _is_of_ultralytics(metadata):
+        return FP32
     if PRECISION_KEY not in metadata:
         raise DataError(f"{where} carries no `{PRECISION_KEY}` metadata: export it with `dvc repro export_onnx`")
     return metadata[PRECISION_KEY]
+
+
+def _is_of_ultralytics(metadata: Mapping[str, str]) -> bool:
+    """Whether ultralytics wrote the file, not this export, which writes these pairs as well."""
+    return CONTRACT_KEY not in metadata and {"names", "imgsz", "task"} <= set(metadata)
+
+
+def _contract_of_ultralytics(metadata: Mapping[str, str], where: str) -> ModelContract:
+    """The pairs are literals of Python: {0: 'bolt', …}, [height, width], the options of the export."""
+    try:
+        names, imgsz, args = (ast.literal_eval(metadata.get(key, "{}")) for key in ("names", "imgsz", "args"))
+        classes = tuple(str(names[number]) for number in range(len(names)))
+        height, width = (imgsz, imgsz) if isinstance(imgsz, int) else map(int, imgsz)
+        without_nms = metadata.get("end2end") == "True" or bool(args.get("nms"))
+    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{where} has no readable metadata of ultralytics ({error!r}): export it again") from error
+    if metadata["task"] != "detect":
+        raise DataError(f"{where} is a model for the task {metadata['task']!r}: name one that detects")
+    if args.get("half"):
+        raise DataError(f"{where} takes and gives 16-bit floats: export it with half=False")
+    return ModelContract(classes, (width, height), "xyxy_score_class" if without_nms else "cxcywh_scores")

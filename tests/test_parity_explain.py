@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import nn
+from ultralytics import YOLO
 
 from export.check.diagnosis import name_input_fault, stretched_input
 from export.check.explain import Parting, first_parting, reason_for, relative_difference
@@ -133,6 +134,44 @@ def test_bgr_inside_the_network_is_named(project: Path, tmp_path: Path, capsys: 
     status, said = parity(project, str(project / "model.pt"), str(changed(project, tmp_path, swap_channels)), capsys, explain=False)
     assert status == 2
     assert "fault: colour order: they agree when red and blue are swapped" in said
+
+
+@pytest.mark.parametrize("options", [{}, {"dynamic": True}, {"nms": True}], ids=["plain", "dynamic", "nms"])
+def test_a_file_that_ultralytics_exported_is_held_against_ours(
+    project: Path, tmp_path: Path, options: dict[str, bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a team has it that comes with files of its own."""
+    shutil.copy(project / "model.pt", tmp_path / "theirs.pt")
+    YOLO(str(tmp_path / "theirs.pt")).export(format="onnx", imgsz=SIDE, simplify=False, **options)
+    capsys.readouterr()
+    status, said = parity(project, str(project / "model.onnx"), str(tmp_path / "theirs.onnx"), capsys, explain=False)
+    assert (status, "0 missed, 0 extra, 0 class flips" in said, "\nsame: " in said) == (0, True, True)
+    status, said = parity(project, f"openvino:{tmp_path / 'theirs.onnx'}", str(project / "model.onnx"), capsys, explain=False)
+    assert (status, "0 missed, 0 extra, 0 class flips" in said) == (0, True)
+    status, said = parity(project, str(project / "model.onnx"), str(tmp_path / "theirs.onnx"), capsys, explain=True)
+    assert (status, "theirs.onnx cannot be looked at: that wants a dynamic batch and a fixed size" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "segment"}, "is a model for the task 'segment': name one that detects"),
+        ({"args": "{'half': True}"}, "takes and gives 16-bit floats: export it with half=False"),
+        ({"names": "{0: 'bolt', 2: 'nut'}"}, "no readable metadata of ultralytics"),
+        ({"imgsz": "[64"}, "no readable metadata of ultralytics"),
+    ],
+    ids=["task", "half", "names", "imgsz"],
+)
+def test_files_of_ultralytics_that_cannot_be_compared_are_one_line(
+    project: Path, tmp_path: Path, changes: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(project / "model.onnx")
+    pairs = {"names": str(dict(enumerate(CLASSES))), "imgsz": "[64, 64]", "task": "detect", "args": "{}", **changes}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, pairs)
+    (tmp_path / "theirs.onnx").write_bytes(model.SerializeToString())
+    status, said = parity(project, str(project / "model.onnx"), str(tmp_path / "theirs.onnx"), capsys, explain=False)
+    assert (status, message in said, said.count("\n")) == (2, True, 1)
 
 
 def stating(project: Path, path: Path, **changes: object) -> Path:

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from export.convert.onnx_model import finished_bytes, metadata_of, replace_nodes
+from export.convert.onnx_model import BATCH_AXIS, finished_bytes, metadata_of, replace_nodes
 from export.metadata import contract_from_metadata
 from pipelines.core.errors import DataError
 
@@ -31,6 +31,12 @@ class OnnxInside:
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self.nodes = [name for name, node in self._by_name.items() if self._countable(node)]
         self.parents = {name: self._parents(name, made) for name in self.nodes}
+
+    @property
+    def can_be_probed(self) -> bool:
+        """Whether the model takes any number of images, each of one fixed size."""
+        batch, *others = self._model.graph.input[0].type.tensor_type.shape.dim
+        return batch.dim_param == BATCH_AXIS and all(dim.dim_value > 0 for dim in others)
 
     def kind(self, node: str) -> str:
         """The node's operator, as `Conv`."""
@@ -99,11 +105,14 @@ class OnnxInside:
 
     def _parents(self, name: str, made: Mapping[str, onnx.NodeProto]) -> set[str]:
         found: set[str] = set()
+        seen: set[str] = set()
         todo = list(self._by_name[name].input)
         while todo:
-            node = made.get(todo.pop())
-            if node is None:
+            tensor = todo.pop()
+            node = made.get(tensor)
+            if node is None or tensor in seen:
                 continue
+            seen.add(tensor)
             if node.name in self._by_name and self._countable(node):
                 found.add(node.name)
             else:

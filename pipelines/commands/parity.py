@@ -195,6 +195,9 @@ def _explain(a: Side, b: Side, images: tuple[Path, ...], precision: str, threads
     graphs = {side: OnnxInside(read_onnx(side.path), str(side.path)) for side in (a, b) if side.path.suffix == ".onnx"}
     if not graphs or any(side.kind == "tensorrt" for side in (a, b)):
         raise ParamsError("--explain looks into .onnx and .pt files, one .onnx at least: name the ONNX file that the engine was built from")
+    for side, inside in graphs.items():
+        if not inside.can_be_probed:
+            return f"the inside of {side} cannot be looked at: that wants a dynamic batch and a fixed size, as `dvc repro export_onnx` gives them"
     graph = graphs[a] if a in graphs else graphs[b]
     with _open(a, threads) as runner:
         contract = runner.contract
