@@ -47,7 +47,7 @@ def contract_from_metadata(metadata: Mapping[str, str], where: str) -> ModelCont
         ClassContractError: the class hash does not fit the classes.
     """
     text = metadata.get(CONTRACT_KEY)
-    if text is None and _is_of_ultralytics(metadata):
+    if _is_of_ultralytics(metadata):
         return _contract_of_ultralytics(metadata, where)
     if text is None:
         raise DataError(f"{where} carries no `{CONTRACT_KEY}` metadata, so its classes and input are unknown: export it with `dvc repro export_onnx`")
@@ -98,8 +98,8 @@ def precision_from_metadata(metadata: Mapping[str, str], where: str) -> str:
 
 
 def _is_of_ultralytics(metadata: Mapping[str, str]) -> bool:
-    """Whether ultralytics wrote the file, not this export, which writes these pairs as well."""
-    return CONTRACT_KEY not in metadata and {"names", "imgsz", "task"} <= set(metadata)
+    """Whether ultralytics wrote the file: this export writes these pairs as well, and one of its files that lost its contract is not theirs."""
+    return {"names", "imgsz", "task"} <= set(metadata) and not any(key.startswith(CONTRACT_KEY) for key in metadata)
 
 
 def _contract_of_ultralytics(metadata: Mapping[str, str], where: str) -> ModelContract:

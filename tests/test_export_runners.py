@@ -119,6 +119,9 @@ def test_files_of_others_are_refused(model: Path, kind: str) -> None:
     with_metadata(model, {**good, "detloop": good["detloop"].replace('"red"', '"blue?"')})
     with pytest.raises(ClassContractError, match="states class hash"):
         open_runner(kind, model, threads=1)
+    with_metadata(model, {key: value for key, value in good.items() if key != "detloop"})  # what is left looks like a file of ultralytics
+    with pytest.raises(DataError, match="carries no `detloop` metadata"):
+        open_runner(kind, model, threads=1)
     with_metadata(model, {**good, "detloop": "{"})
     with pytest.raises(DataError, match="no readable `detloop` metadata"):
         open_runner(kind, model, threads=1)

@@ -20,8 +20,6 @@ BINS = 2048
 _ERRORS_ONLY = 3
 LEVELS = 127  # steps from zero to the end of the range
 FEWEST_BINS = 64  # a range is never cut below this many bins: the histogram cannot judge it
-
-
 _SMALLEST_END = float(np.finfo(np.float32).tiny) * BINS  # below, bins would have no width
 
 
