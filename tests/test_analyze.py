@@ -186,3 +186,22 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def _xyxy(row: dict[str, list[float]]) -> list[float]:
     left, top, width, height = row["bbox"]
     return [left, top, left + width, top + height]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    analyze(tmp_path, coco(LABEL), [FOUND])
+    again, _ = analyze(tmp_path, coco(LABEL), [])
+    assert again["detections"] == 0, "an earlier analysis gives way"
+    command = ["analyze", "--gt", str(tmp_path / "gt.json"), "--dt", str(tmp_path / "dt.json"), "--out"]
+    (tmp_path / "out/notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for place, message in (("out", "--out out holds more than an analysis (notes.txt)"), (".", "--out . holds more"), ("gt.json", "is a file")):
+        assert main([*command, place]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    assert (tmp_path / "out/notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main([*command, "."]) == 0
+    assert (tmp_path / "empty/analysis.json").is_file()

@@ -221,6 +221,8 @@ def test_contract_round_trip_and_refusals() -> None:
         (OSError(errno.ENOSPC, "x"), "disk is full"),
         (OSError(errno.EROFS, "x", "some/file"), "read-only.*some/file"),
         (PermissionError(errno.EACCES, "x"), "permission denied"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "a/file"), "a folder is wanted.*a/file"),
+        (IsADirectoryError(errno.EISDIR, "x", "a/folder"), "a file is wanted.*a/folder"),
     ],
 )
 def test_the_boundary_says_one_line_and_exits_2(error: Exception, text: str, capsys: pytest.CaptureFixture[str]) -> None:

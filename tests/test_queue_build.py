@@ -12,10 +12,20 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.core.io import write_json, write_jsonl
-from pipelines.core.records import read_features, read_manifest, read_samples, write_features, write_manifest
+from pipelines.core.records import (
+    read_detections,
+    read_features,
+    read_manifest,
+    read_samples,
+    write_detections,
+    write_features,
+    write_manifest,
+    write_samples,
+)
 from pipelines.core.tables import MANIFEST_SCHEMA
-from pipelines.core.types import SPLITS, Sample
+from pipelines.core.types import SPLITS, Detections, Sample
 from pipelines.mining.feedback import read_complaints
+from tests.detection_sets import PROJECT_CLASSES as CLASSES
 from tests.detection_sets import write_project
 
 
@@ -239,4 +249,51 @@ def test_images_that_came_after_the_predictions_are_told(project: Path, capsys: 
     assert main(["queue", "build"]) == 2
     said = capsys.readouterr().err
     assert "features.parquet knows nothing of 2 images of the dataset: run `dvc repro predict`" in said
+    assert said.count("\n") == 1
+
+
+def _pool(source: str, grey: int, seen: str) -> str:
+    """One more unlabeled image, in which the model sees a class right at its threshold."""
+    path, found = Path("data/dataset/pool.jsonl"), Path("data/predictions/pool.parquet")
+    samples, detections = read_samples(path), read_detections(found, CLASSES)
+    name = f"{len(samples):064x}"
+    item = Sample(name, f"images/{name}.jpg", 420, 420, None, (), source, name, None, float(grey))
+    detections[name] = Detections(np.array([[0, 0, 40, 40]], np.float32), np.array([0.5], np.float32), np.array([CLASSES.index(seen)]))
+    write_samples(path, [*samples, item])
+    write_detections(found, detections, CLASSES)
+    vectors = Path("data/predictions/features.parquet")
+    write_features(vectors, read_features(vectors) | {name: np.eye(8, dtype=np.float32)[0]})
+    listed = Path("data/badcases/ranked.jsonl")
+    write_jsonl(listed, [*(json.loads(line) for line in listed.read_text().splitlines()), ranked(item, "pool", 0.5, unsure=1)])
+    return name
+
+
+def test_quotas_and_limits_are_shares_of_the_unlabeled_images_that_are_asked(project: Path) -> None:
+    """Of eight images four are unlabeled: at most two of them from one camera, and one with each class that the model sees."""
+    write_samples(Path("data/dataset/pool.jsonl"), [])
+    rest = [line for line in Path("data/badcases/ranked.jsonl").read_text().splitlines() if json.loads(line)["split"] == "val"]
+    Path("data/badcases/ranked.jsonl").write_text("".join(f"{line}\n" for line in rest))
+    of_one = [_pool("front", 100, "a") for _ in range(6)]
+    others = [_pool("side", 100, "a"), _pool("back", 100, "b"), _pool("top", 100, "a")]
+    Path("params.yaml").write_text(
+        "classes: [{name: a, aliases: [alpha]}, {name: b}, {name: rare}]\n"
+        "queue: {budget: 8, pool_fraction: 0.5, slice_limit: 0.5, class_quota: 0.25}\n"
+    )
+    assert main(["queue", "build"]) == 0
+    asked = [row["image_id"] for row in rows("proposal.jsonl") if row["split"] == "pool"]
+    assert (len(asked), len({*asked} & {*of_one})) == (4, 2)
+    assert others[1] in asked
+
+
+def test_the_share_of_unlabeled_images_is_a_least_one(project: Path) -> None:
+    assert main(["queue", "build", "--budget", "5"]) == 0
+    assert sum(row["split"] == "pool" for row in rows("proposal.jsonl")) == 3
+
+
+def test_a_class_that_came_after_the_thresholds_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("{name: rare}]", "{name: rare}, {name: newest}]"))
+    assert main(["queue", "build"]) == 2
+    said = capsys.readouterr().err
+    assert "thresholds.json is for the classes ['a', 'b', 'rare'], params.yaml has ['a', 'b', 'rare', 'newest']: run `dvc repro evaluate`" in said
     assert said.count("\n") == 1

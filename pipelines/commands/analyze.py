@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.core.columns import DetectionColumns
+from pipelines.core.errors import DataError, listed
 from pipelines.core.io import json_text, require_file, rounded, write_folder
 from pipelines.core.slices import SliceLimits
 from pipelines.evaluation.coco import MEDIUM_AREA_PX, SMALL_AREA_PX, CocoMetrics, coco_metrics_from_columns
@@ -23,6 +24,7 @@ from pipelines.mining.tide import MAX_DETECTIONS, Kind, capped
 
 # The names that the TIDE tool uses.
 TIDE_NAMES: dict[Kind, str] = {"class": "Cls", "location": "Loc", "both": "Both", "duplicate": "Dupe", "background": "Bkg", "missed": "Miss"}
+FILES = ("analysis.json", "badcases.jsonl")
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's t_f and t_b
 LIMITS = SliceLimits(SMALL_AREA_PX, MEDIUM_AREA_PX, dark_below=0, bright_above=255)
 
@@ -31,18 +33,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--gt", type=Path, required=True, help="COCO truth file")
     parser.add_argument("--dt", type=Path, required=True, help="COCO result file")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write: analysis.json and badcases.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write: analysis.json and badcases.jsonl, and nothing else in it")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, analyse, write, say the counts."""
+    out = require_own_folder(args.out)
     truth = read_truth(require_file(args.gt, "name a COCO truth file").read_bytes(), str(args.gt))
     found = read_results(require_file(args.dt, "name a COCO result file").read_bytes(), truth, str(args.dt))
     summary, analysis = analyse_boxes(truth, found)
-    write_analysis(args.out, summary, analysis)
-    listed = ", ".join(f"{kind} {count}" for kind, count in analysis.counts.items())
+    write_analysis(out, summary, analysis)
+    counts = ", ".join(f"{kind} {count}" for kind, count in analysis.counts.items())
     ap50 = "unknown (no labels)" if summary["coco"]["AP50"] is None else f"{summary['coco']['AP50']:.4f}"
-    print(f"wrote {args.out}{os.sep}: AP50 {ap50}, {len(analysis.rows)} wrong boxes ({listed})")
+    print(f"wrote {args.out}{os.sep}: AP50 {ap50}, {len(analysis.rows)} wrong boxes ({counts})")
     left_out = {name: count for name, count in summary["left_out"].items() if count}
     if left_out:
         print(f"left out: {', '.join(f'{count} {name}' for name, count in left_out.items())}")
@@ -59,11 +62,25 @@ def analyse_boxes(truth: CocoTruth, everything: DetectionColumns) -> tuple[dict[
     return _summary(truth, found, coco, analysis) | {"left_out": left_out}, analysis
 
 
+def require_own_folder(out: Path) -> Path:
+    """The folder to write, in full; one that is there is replaced whole, so it may hold nothing but an earlier analysis.
+
+    Raises:
+        DataError: it does, or it is a file.
+    """
+    if out.is_file():
+        raise DataError(f"--out {out} is a file: name a folder")
+    strange = sorted(item.name for item in out.iterdir() if item.name not in FILES) if out.exists() else []
+    if strange:
+        raise DataError(f"--out {out} holds more than an analysis ({listed(strange, 3)}), which would be lost: name another folder")
+    return out.resolve()
+
+
 def write_analysis(out: Path, summary: dict[str, Any], analysis: Analysis) -> None:
     """Write the folder of both files."""
     rows = io.BytesIO()
     analysis.rows.write_ndjson(rows)
-    write_folder(out, {"analysis.json": json_text(rounded(summary)).encode(), "badcases.jsonl": rows.getvalue()})
+    write_folder(out, dict(zip(FILES, (json_text(rounded(summary)).encode(), rows.getvalue()), strict=True)))
 
 
 def _summary(truth: CocoTruth, found: DetectionColumns, coco: CocoMetrics, analysis: Analysis) -> dict[str, Any]:

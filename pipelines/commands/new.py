@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         MissingInputError: this is not a git checkout, or the params file is missing.
     """
     folder: Path = args.folder
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"folder {folder} is not empty: name a new one")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is a file, or a folder that is not empty: name a new one")
     if args.params is not None:
         load_params(args.params)
     for relative in _project_files():

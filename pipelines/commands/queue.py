@@ -14,7 +14,7 @@ from pipelines.core.errors import DataError, ParamsError, counted
 from pipelines.core.io import read_jsonl, write_jsonl
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_annotations
-from pipelines.mining.queue import Askable, Candidate, askable, draw_round, drawn_before, kinds_text
+from pipelines.mining.queue import Askable, Candidate, askable, draw_round, drawn_before, kinds_text, pool_room
 from pipelines.mining.selection import select_images
 from pipelines.regression.cases import asked_cases, asked_row
 
@@ -113,7 +113,7 @@ def _draw(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
         return None
     number = max(rounds, default=0) + 1
     found = askable(inputs.candidates, earlier, inputs.clusters, inputs.labeled)
-    order = _pool_order(inputs, found.pool, budget, params)
+    order = _pool_order(inputs, found.pool, pool_room(found, budget, params.queue.pool_fraction), params)
     rows = draw_round(found, inputs.hash, number, budget, pool_fraction=params.queue.pool_fraction, pool_order=order)
     told = _left_out(found, len(rows))
     if not rows:
@@ -127,13 +127,13 @@ def _inputs(args: argparse.Namespace, params: Params) -> QueueInputs:
     return first_inputs(params) if first else read_inputs(args.ranked, params)
 
 
-def _pool_order(inputs: QueueInputs, found: list[Candidate], budget: int, params: Params) -> list[str]:
-    """The unlabeled images among `found` in the order in which they should be asked about."""
+def _pool_order(inputs: QueueInputs, found: list[Candidate], count: int, params: Params) -> list[str]:
+    """The `count` unlabeled images among `found` that should be asked about, in their order; quotas and limits are shares of so many."""
     ranked = {item.image_id for item in found}
     rows = [row for row, image in enumerate(inputs.pool) if image.image_id in ranked]
     images = [inputs.pool[row] for row in rows]
     rules = params.queue
-    taken = select_images(images, inputs.features[rows], inputs.known, budget, params.class_names, rules.class_quota, rules.slice_limit)
+    taken = select_images(images, inputs.features[rows], inputs.known, count, params.class_names, rules.class_quota, rules.slice_limit)
     return [images[place].image_id for place in taken]
 
 

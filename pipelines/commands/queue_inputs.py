@@ -138,6 +138,8 @@ def _pool(params: Params, labeled: Sequence[Sample]) -> tuple[list[PoolImage], N
         return [], np.zeros((0, 0)), np.zeros((0, 0))
     classes = params.class_names
     values: Mapping[str, float] = read_json(THRESHOLDS)["classes"]
+    if set(values) != set(classes):
+        raise DataError(f"{THRESHOLDS} is for the classes {sorted(values)}, params.yaml has {list(classes)}: run `dvc repro evaluate`, then this again")
     thresholds = np.array([float(values[name]) for name in classes])
     detections = read_detections(require_file(POOL_DETECTIONS), classes)
     rarity = class_rarity(Counter(box.class_name for sample in labeled for box in sample.boxes), classes)

@@ -23,6 +23,9 @@ _OS_HINTS = {
     errno.EPERM: "not permitted: make it writable for this user (chown, chmod or chattr), then run the same command again",
     errno.EROFS: "the file system is read-only: mount it writable or move the project, then run the same command again",
     errno.ENOENT: "no such file: restore it, or run `dvc repro`",
+    errno.ENOTDIR: "a file stands where a folder is wanted: name another path",
+    errno.EISDIR: "a folder stands where a file is wanted: name another path",
+    errno.ENAMETOOLONG: "the name is too long for the file system: name a shorter one",
 }
 
 

@@ -7,6 +7,7 @@ that is asked about already, is left out. A score reads as "about so many boxes 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -168,18 +169,24 @@ def askable(candidates: Sequence[Candidate], earlier: Sequence[Mapping[str, Any]
     return Askable(first, with_label, pool, len(candidates) - len(fresh), len(fresh) - len(with_action), near_duplicates)
 
 
+def pool_room(asked: Askable, budget: int, pool_fraction: float) -> int:
+    """How many unlabeled images a round of `budget` asks about: at least the share of what complaints leave, more where few others ask."""
+    room = max(0, budget - len(asked.first))
+    return min(len(asked.pool), max(math.ceil(round(pool_fraction * room, 6)), room - len(asked.labeled)))
+
+
 def draw_round(
     asked: Askable, source_hash: str, round_number: int, budget: int, *, pool_fraction: float, pool_order: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows of a round of at most `budget` images.
 
-    `source_hash` names in the rows what they were drawn from. `pool_order` are ids of unlabeled images in the order in which they should be taken;
-    those that it does not name come after them, the worst first.
+    `source_hash` names in the rows what they were drawn from. `pool_order` are ids of unlabeled images in the order in which they should be taken, as
+    many as `pool_room` says; those that it does not name come after them, the worst first.
     """
     room = max(0, budget - len(asked.first))
     pool = {item.image_id: item for item in asked.pool}
     ordered = [*(pool[name] for name in pool_order if name in pool), *(item for name, item in pool.items() if name not in set(pool_order))]
-    reserved = min(len(ordered), max(round(pool_fraction * room), room - len(asked.labeled)))
+    reserved = pool_room(asked, budget, pool_fraction)
     chosen = sorted([*asked.labeled[: room - reserved], *ordered[:reserved]], key=lambda item: (-item.score, item.image_id))
     return [_row(item, rank, round_number, source_hash) for rank, item in enumerate([*asked.first, *chosen][:budget], start=1)]
 
