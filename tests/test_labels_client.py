@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import MissingInputError, ServerError
+from pipelines.formats.labelstudio_config import LabelingConfig
 from pipelines.labeling.server.client import TRIES, Client, connect
 from pipelines.labeling.server.json_stream import objects_of_array
+from pipelines.labeling.server.project import Project, no_bar
+from pipelines.labeling.server.pull import pull
 
 TOKEN = "legacy-secret-token-0123456789"  # no JWT, so it is sent as it is
 Answer = tuple[int, str, dict[str, str]]
@@ -111,6 +115,37 @@ def test_a_refused_token_is_named_by_its_variable():
 def test_nonsense_is_told_as_such():
     with serving((200, "<html>Welcome to the router</html>", {})) as fake, pytest.raises(ServerError, match="did not answer in JSON.*Welcome"):
         ask(fake)
+
+
+@pytest.mark.parametrize("text", ['["not allowed here"]', '"not allowed here"'], ids=["list", "text"])
+def test_a_refusal_may_be_any_json(text: str):
+    with serving((400, text, {})) as fake, pytest.raises(ServerError, match="answered 400: .*not allowed here"):
+        ask(fake)
+
+
+def test_an_answer_packed_in_another_way_is_told():
+    with serving((200, "{}", {"Content-Encoding": "gzip"})) as fake, pytest.raises(ServerError, match="cannot be reached"):
+        ask(fake)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 3}'], ids=["nothing", "list", "another"])
+def test_another_server_that_speaks_json_is_told(text: str):
+    with serving((200, text, {})) as fake, Client(f"http://127.0.0.1:{fake.port}", TOKEN) as client:
+        with pytest.raises(ServerError, match="is LABEL_STUDIO_URL the address of a Label Studio"):
+            client.release()
+        project = Project(client, 1, "p", LabelingConfig("label", "image", "image", ()), {})
+        with pytest.raises(ServerError, match="in another form.*needs Label Studio"):
+            project.changed_since("2026-01-01T00:00:00.000000Z")
+
+
+def test_a_damaged_cache_is_fetched_anew(tmp_path: Path):
+    task = {"id": 1, "data": {}, "updated_at": "2026-01-01T00:00:00Z", "drafts": [], "predictions": [], "annotations": []}
+    with serving((200, json.dumps([task]), {})) as fake, Client(f"http://127.0.0.1:{fake.port}", TOKEN) as client:
+        project = Project(client, 1, "p", LabelingConfig("label", "image", "image", ()), {})
+        cache = pull(project, tmp_path / "tasks.jsonl", str, no_bar)
+        whole = cache.read_bytes()
+        cache.write_bytes(whole[:-20])
+        assert pull(project, cache, str, no_bar).read_bytes() == whole
 
 
 def test_nobody_there():

@@ -62,6 +62,27 @@ def test_a_new_reason_is_told_but_not_to_a_finished_task_unless_it_is_a_conflict
     assert not plan_push([_question("a")], [_task(3, "a", "m", worked_on=True, ask="old", kinds="conflict")], "m").done
 
 
+def test_a_settled_conflict_that_no_round_asks_about_is_no_longer_told():
+    task = _task(3, "a", "m", worked_on=True, ask="Conflict: decide between annotations 7, 9", kinds="conflict", score=None, round=0, rank=0)
+    ((told, data),) = plan_push([], [task, _task(4, "b", "m", kinds="missed 1", ask="Round 1: look")], "m").retell
+    assert (told.task_id, data["ask"], data["kinds"]) == (3, "", "")
+    assert plan_push([], [ServerTask(3, "a", {**task.data, **data}, True, task.predictions)], "m").done
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ((), "its labels from files disagree or cannot be used"),
+        (("7",), "annotation 7 cannot be used"),
+        (("7", "9"), "decide between annotations 7, 9"),
+    ],
+    ids=["files", "one", "two"],
+)
+def test_a_conflict_says_what_is_to_be_done(ids: tuple[str, ...], said: str):
+    label = Annotation("a", "conflict", 100, 80, (), "team", ("1",), ids)
+    assert f"Conflict: {said}" in open_questions([], [label], {"a": IMAGE}).items[0].data["ask"]
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.lists(st.sampled_from(["m", "old"]), max_size=3)), max_size=8))
 def test_what_a_plan_leaves_needs_no_second_plan(rows: list[tuple[str, bool, list[str]]]):
     questions = [_question(image_id) for image_id in "abc"]

@@ -195,6 +195,15 @@ def test_a_proposal_that_people_cut_is_what_is_accepted(project: Path, capsys: p
     assert not Path("data/queue/proposal.jsonl").exists()
 
 
+def test_a_proposal_that_people_cut_is_not_drawn_anew(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["queue", "build"])
+    write_jsonl(Path("data/queue/proposal.jsonl"), rows("proposal.jsonl")[:2])
+    capsys.readouterr()
+    assert main(["queue", "accept", "--budget", "4"]) == 2
+    assert "proposal.jsonl is there, and --budget would draw anew: accept it without --budget" in capsys.readouterr().err
+    assert len(rows("proposal.jsonl")) == 2
+
+
 def test_a_proposal_from_an_older_list_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["queue", "build"])
     lines = Path("data/badcases/ranked.jsonl").read_text().splitlines(keepends=True)

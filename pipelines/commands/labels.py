@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _status(client: Client, params: Params) -> int:
-    print(f"server: {client.url}, Label Studio {client.request('GET', 'api/version')['release']}")
+    print(f"server: {client.url}, Label Studio {client.release()}")
     try:
         project = find_project(client, params.labeling.project, params.class_names, params.class_of)
     finally:
@@ -125,6 +125,8 @@ def _pull(client: Client, params: Params, dry_run: bool, accept_loss: bool) -> i
         print(f"dry run, no snapshot written: {counted(changed, 'image')} new or changed, {gone} gone, {counted(len(synced.issues), 'issue')}")
         return 0
     print(write_snapshot(synced, replaced(params.labeling, source="label_studio"), PATHS, accept_loss))
+    if params.labeling.source == "files":
+        print("note: labeling.source is files, so the next `dvc repro` drops what is on the server alone: set it to label_studio to keep it")
     return 0
 
 

@@ -65,7 +65,9 @@ def _build(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) ->
 def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> int:
     number = max(rounds, default=0) + 1
     proposal = args.queue / PROPOSAL
-    if proposal.is_file() and args.budget is None:
+    if proposal.is_file() and args.budget is not None:
+        raise DataError(f"{proposal} is there, and --budget would draw anew: accept it without --budget, or remove it first")
+    if proposal.is_file():
         rows, told = read_jsonl(proposal), f"from {proposal}"
         _check(proposal, rows)
         now = _inputs(args, load_params(args.params)).hash

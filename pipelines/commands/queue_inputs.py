@@ -139,7 +139,7 @@ def _pool(params: Params, labeled: Sequence[Sample]) -> tuple[list[PoolImage], N
     classes = params.class_names
     values: Mapping[str, float] = read_json(THRESHOLDS)["classes"]
     if set(values) != set(classes):
-        raise DataError(f"{THRESHOLDS} is for the classes {sorted(values)}, params.yaml has {list(classes)}: run `dvc repro evaluate`, then this again")
+        raise DataError(f"{THRESHOLDS} is for the classes {sorted(values)}, params.yaml has {list(classes)}: run `dvc repro evaluate` first")
     thresholds = np.array([float(values[name]) for name in classes])
     detections = read_detections(require_file(POOL_DETECTIONS), classes)
     rarity = class_rarity(Counter(box.class_name for sample in labeled for box in sample.boxes), classes)

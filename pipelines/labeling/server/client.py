@@ -49,7 +49,7 @@ class Client:
         self.url = url.rstrip("/")
         self._token = token
         self._first_wait_s = first_wait_s
-        self._transport_errors = (httpx.TransportError, httpx.InvalidURL)
+        self._transport_errors = (httpx.RequestError, httpx.InvalidURL)  # no way there, no whole answer, one that is packed in a way of its own
         self._api_error = ApiError
         limits = httpx.Timeout(READ_S, connect=CONNECT_S)
         self._http = httpx.Client(timeout=limits, follow_redirects=False, verify=True)  # a redirected POST would become a GET
@@ -84,6 +84,17 @@ class Client:
             return response.json()
         except ValueError:
             raise ServerError(self._nonsense(path, response.text)) from None
+
+    def release(self) -> str:
+        """The server's version of Label Studio.
+
+        Raises:
+            ServerError: as for `request`; also when what answers is something else.
+        """
+        answer = self.request("GET", "api/version")
+        if not isinstance(answer, dict) or "release" not in answer:
+            raise ServerError(f"{self.url}/api/version names no release ({self._clean(answer)}): is {URL_VARIABLE} the address of a Label Studio?")
+        return str(answer["release"])
 
     def stream(self, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The objects of an answer that is one JSON array, one by one, so that its size does not matter.
@@ -158,7 +169,9 @@ class Client:
         text = _JWT.sub("***", str(said).replace(self._token, "***"))
         with suppress(ValueError, TypeError):
             parsed = json.loads(text)
-            text = str({key: parsed[key] for key in ("detail", "validation_errors", "error") if parsed.get(key)} or parsed)
+            if isinstance(parsed, dict):
+                parsed = {key: parsed[key] for key in ("detail", "validation_errors", "error") if parsed.get(key)} or parsed
+            text = str(parsed)
         text = " ".join(re.sub(r"<[^>]*>", " ", text).split())
         return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 

@@ -62,9 +62,10 @@ class Project:
             annotations = int(row["total_annotations_number"]) + int(row["skipped_annotations_number"])
             return Counters(int(row["task_number"]), annotations), str(row["model_version"] or "")
         except (KeyError, TypeError, ValueError) as error:
-            raise ServerError(
-                f"{self.client.url} describes project {self.project_id} in another form ({error!r}): this needs Label Studio 1.23"
-            ) from error
+            raise self._other_form(error) from error
+
+    def _other_form(self, error: Exception) -> ServerError:
+        return ServerError(f"{self.client.url} describes project {self.project_id} in another form ({error!r}): this needs Label Studio 1.23")
 
     def tasks(self, ids: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
         """Tasks as its JSON export has them: all of them, labeled or not, or those of `ids` that exist; in no set order."""
@@ -84,9 +85,12 @@ class Project:
             wanted = json.dumps({"filters": {"conjunction": "and", "items": [item]}, "ordering": ["tasks:id"]})
             query = {"project": self.project_id, "query": wanted, "page": page, "page_size": _PAGE, "resolve_uri": "false"}
             answer = self.client.request("GET", "api/tasks/", query=query)
-            found.update({int(row["id"]): str(row["updated_at"]) for row in answer["tasks"]})
-            if page * _PAGE >= int(answer["total"]):
-                break
+            try:
+                found.update({int(row["id"]): str(row["updated_at"]) for row in answer["tasks"]})
+                if page * _PAGE >= int(answer["total"]):
+                    break
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._other_form(error) from error
         return found
 
     def predictions(self) -> Iterator[dict[str, Any]]:

@@ -63,13 +63,16 @@ def _head(project: Project) -> dict[str, Any]:
 
 
 def _read(cache: Path, project: Project) -> dict[int, str]:
-    """The lines of this project's cache by task id; empty when there is none, it is another's, or it was not written by this code."""
+    """The lines of this project's cache by task id; empty when there is none, it is another's, or it cannot be read."""
     if not cache.is_file():
         return {}
-    with cache.open(encoding="utf-8") as file:
-        if file.readline() != canonical_json(_head(project)) + "\n":
-            return {}
-        return {int(json.loads(line)["id"]): line for line in file}
+    try:
+        with cache.open(encoding="utf-8") as file:
+            if file.readline() != canonical_json(_head(project)) + "\n":
+                return {}
+            return {int(json.loads(line)["id"]): line for line in file}
+    except (KeyError, TypeError, ValueError):  # damaged: all is fetched
+        return {}
 
 
 def _write(cache: Path, project: Project, lines: Mapping[int, str]) -> None:

@@ -121,8 +121,8 @@ def _act(project: Project, plan: PushPlan, prelabels: Prelabels | None, raw: Pat
             project.create_predictions([{"task": task_id, **_prediction(project, question, prelabels)} for task_id, question in part])
     for prediction_id in plan.extra_predictions:
         project.delete_prediction(prediction_id)
-    for task, question in bar(plan.retell, "questions"):
-        project.change_task(task.task_id, {**task.data, **question.data})
+    for task, data in bar(plan.retell, "questions"):
+        project.change_task(task.task_id, {**task.data, **data})
 
 
 def _task(project: Project, question: Question, address: str, prelabels: Prelabels | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.labeling.server.questions import IMAGE_ID_KEY, Question
+from pipelines.labeling.server.questions import CONFLICT, IMAGE_ID_KEY, KINDS_KEY, NOTHING_ASKED, Question
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class PushPlan:
     """Acts, and what is left alone.
 
     `relabel`: tasks whose pre-labels are missing or of another model. `extra_predictions`: the same pre-labels a second time. `retell`: tasks that
-    say something else than the question. `worked_twice`: tasks of one image that people have worked on, all of them kept.
+    say something else than the question, or speak of a conflict that is settled, and what they should say. `worked_twice`: tasks of one image that
+    people have worked on, all of them kept.
     """
 
     create: tuple[Question, ...]
     delete: tuple[int, ...]
     relabel: tuple[tuple[int, Question], ...]
     extra_predictions: tuple[int, ...]
-    retell: tuple[tuple[ServerTask, Question], ...]
+    retell: tuple[tuple[ServerTask, Mapping[str, Any]], ...]
     left_alone: int
     worked_twice: tuple[tuple[int, ...], ...]
 
@@ -85,9 +86,9 @@ def plan_push(questions: Sequence[Question], tasks: Sequence[ServerTask], model_
             continue
         task = kept[question.image_id]
         other = any(task.data.get(key) != value for key, value in question.data.items())
-        disputed = "conflict" in question.data["kinds"] or "conflict" in str(task.data.get("kinds"))  # now, or until now
+        disputed = CONFLICT in question.data[KINDS_KEY] or _speaks_of_conflict(task)  # now, or until now
         if other and (disputed or not task.worked_on):
-            retell.append((task, question))
+            retell.append((task, question.data))
         if task.worked_on:
             left_alone += 1
         elif model_version is not None:
@@ -96,4 +97,10 @@ def plan_push(questions: Sequence[Question], tasks: Sequence[ServerTask], model_
                 relabel.append((task.task_id, question))
             else:
                 extra.extend(own[1:])
+    asked = {question.image_id for question in questions}
+    retell += [(task, NOTHING_ASKED) for image_id, task in kept.items() if image_id not in asked and _speaks_of_conflict(task)]
     return PushPlan(tuple(create), tuple(delete), tuple(relabel), tuple(extra), tuple(retell), left_alone, tuple(twice))
+
+
+def _speaks_of_conflict(task: ServerTask) -> bool:
+    return CONFLICT in str(task.data.get(KINDS_KEY))

@@ -10,6 +10,8 @@ from pipelines.core.types import Annotation
 from pipelines.formats.labelstudio_config import ASK_KEY
 
 IMAGE_ID_KEY = "image_id"  # the key of a task's data that joins it with everything of ours
+KINDS_KEY, CONFLICT = "kinds", "conflict"
+NOTHING_ASKED: Mapping[str, Any] = {ASK_KEY: "", KINDS_KEY: "", "score": None, "round": 0, "rank": 0}  # in the order of the columns
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,23 @@ def open_questions(rows: Iterable[Mapping[str, Any]], snapshot: Sequence[Annotat
 
 def _data(image_id: str, row: Mapping[str, Any] | None, conflict: Annotation | None) -> dict[str, Any]:
     """Why the image is asked, in words and in columns that Label Studio can sort by."""
-    data: dict[str, Any] = {ASK_KEY: "", "kinds": "", "score": None, "round": 0, "rank": 0, IMAGE_ID_KEY: image_id}  # the order of the columns
+    data: dict[str, Any] = {**NOTHING_ASKED, IMAGE_ID_KEY: image_id}
     words = []
     if conflict is not None:
-        words.append("Conflict: decide between annotations " + ", ".join(conflict.annotation_ids))
-        data["kinds"] = "conflict"
+        words.append(_dispute(conflict.annotation_ids))
+        data[KINDS_KEY] = CONFLICT
     if row is not None:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(row["kinds"].items()))
         words.append(f"Round {row['round']}: {'; '.join(row.get('actions') or row['reasons'])} ({kinds}; score {float(row['score']):.3f})")
         data |= {"round": int(row["round"]), "rank": int(row["rank"]), "score": float(row["score"])}
-        data["kinds"] = ", ".join(word for word in (data["kinds"], kinds) if word)
+        data[KINDS_KEY] = ", ".join(word for word in (data[KINDS_KEY], kinds) if word)
     return data | {ASK_KEY: ". ".join(words)}
+
+
+def _dispute(annotation_ids: Sequence[str]) -> str:
+    """What is wrong with an image's labels; those of files have no annotation to name."""
+    if not annotation_ids:
+        return "Conflict: its labels from files disagree or cannot be used, so label it here"
+    if len(annotation_ids) == 1:
+        return f"Conflict: annotation {annotation_ids[0]} cannot be used as it is, so correct it"
+    return "Conflict: decide between annotations " + ", ".join(annotation_ids)
