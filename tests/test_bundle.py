@@ -141,6 +141,15 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other(released: Path, t
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"same.png", "same_detections.jpg", "same_2_detections.jpg"}
 
 
+def test_no_picture_takes_the_place_of_an_image(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one.png", "one_detections.jpg"):
+        shutil.copy(released / "golden" / "00.png", tmp_path / name)
+    before = (tmp_path / "one_detections.jpg").read_bytes()
+    assert main(["predict", "--bundle", str(released), str(tmp_path), "--draw", str(tmp_path)]) == 0
+    assert (tmp_path / "one_detections.jpg").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} >= {"one_2_detections.jpg", "one_detections_detections.jpg"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

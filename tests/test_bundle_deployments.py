@@ -15,7 +15,8 @@ import onnx
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from export.bundle.reader import sealed
+from export.bundle.reader import load_bundle, sealed
+from export.engine_records import engine_record
 from pipelines.cli import main
 from pipelines.core.io import sha256_file
 from tests.serving import running
@@ -172,6 +173,23 @@ def test_a_gpu_image_runs_the_engine_with_the_library_that_built_it(bundle: Path
     dockerfile = (tmp_path / "gpu" / "Dockerfile").read_text()
     assert dockerfile.startswith("FROM nvidia/cuda:")
     assert '"--runner", "tensorrt_fp32"' in dockerfile
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="there is no TensorRT-RTX for this platform, so nothing can be pinned")
+def test_a_gpu_image_takes_an_engine_that_was_built_here(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    about = json.loads((copy / "bundle.json").read_text())
+    onnx_sha256, engine = about["artifacts"]["onnxruntime_fp32"]["sha256"], copy / "local" / "fp32.engine"
+    engine.parent.mkdir()
+    engine.write_bytes(f"engine detloop-{onnx_sha256}".encode())
+    entry = {"file": engine.name, "library": "tensorrt_rtx", "library_version": "1.0", "max_batch": 4, "sha256": sha256_file(engine)}
+    entry |= {"onnx": "model.onnx", "onnx_sha256": onnx_sha256, "thresholds": about["artifacts"]["onnxruntime_fp32"]["thresholds"]}
+    entry |= {"golden": "pass", "checked_as": "onnxruntime_fp32"}
+    (copy / "local" / "engines.json").write_text(json.dumps({"contract": about["contract"], "engines": {"fp32": entry}}))
+    assert main(["bundle", "docker", str(copy), str(tmp_path / "gpu"), "--target", "gpu"]) == 0
+    assert '"--runner", "tensorrt_fp32"' in (tmp_path / "gpu" / "Dockerfile").read_text()
+    inside = load_bundle(tmp_path / "gpu" / "bundle")
+    assert engine_record(inside.require_unchanged(inside.artifacts["tensorrt_fp32"].file)).library == "tensorrt_rtx"
 
 
 def test_triton_gets_engines_of_plain_tensorrt_only(bundle: Path, tmp_path: Path) -> None:

@@ -208,6 +208,9 @@ def test_private_addresses_are_refused_unless_allowed(tmp_path: Path, site: Site
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("::7f00:1", False),
+        ("fec0::1", False),
+        ("64:ff9b:1::7f00:1", False),
     ],
 )
 def test_addresses_of_the_registries(address: str, public: bool) -> None:

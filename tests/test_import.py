@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipelines.cli import main
 from pipelines.commands import import_dataset
-from pipelines.core.io import read_jsonl
+from pipelines.core.io import read_jsonl, write_bytes
 from pipelines.core.records import read_annotations
 from pipelines.core.types import Annotation, Box
 from pipelines.formats.coco import coco_from_boxes
@@ -292,18 +292,22 @@ def test_a_class_number_without_a_name_is_refused(project: Project, capsys: pyte
         ("yolo", {"data.yaml": "names: {1: bolt}"}, (), "wanted 0, 1, 2"),
         ("yolo", {"data.yaml": "names: [bolt]\ntrain: lost"}, (), "data.yaml train = 'lost' is nowhere"),
         ("yolo", {"data.yaml": "names: [bolt"}, (), "data.yaml is not YAML"),
+        ("yolo", {"data.yaml": "names: [bolt]\ntrain: 5"}, (), "data.yaml: train = 5, wanted a path or a list of paths"),
+        ("yolo", {"classes.txt": b"M\xfctze\n"}, (), "classes.txt is not UTF-8 text"),
+        ("yolo", {"data.yaml": "names: [bolt]\ntrain: train.txt", "train.txt": b"\xfc.jpg\n"}, (), "train.txt is not UTF-8 text"),
+        ("voc", {"ImageSets/Main/train.txt": b"\xfc\n"}, (), "train.txt is not UTF-8 text"),
         ("coco", {}, (), "has no COCO file"),
         ("coco", {"a.json": "[]"}, (), "a.json is not a COCO file"),
         ("labelstudio", {}, (), "name a JSON export"),
     ],
 )
 def test_what_is_refused_says_what_to_do(
-    project: Project, kind: str, files: dict[str, str], more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    project: Project, kind: str, files: dict[str, str | bytes], more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ):
     if kind != "voc" or files:
         project.image("a.jpg")
-    for name, text in files.items():
-        project.text(name, text)
+    for name, content in files.items():
+        write_bytes(project.set / name, content.encode() if isinstance(content, str) else content)
     assert main(project.arguments(kind, *more)) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1

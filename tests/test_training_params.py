@@ -93,7 +93,7 @@ def test_wrong_augmentations_are_named(name: str, args: dict[str, Any], message:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a CUDA GPU")
 def test_missing_gpu_is_named(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, {"train": 4, "val": 4})
-    with pytest.raises(MissingPartError, match=r"train\.device = '0,1', and torch sees 0 CUDA GPUs"):
+    with pytest.raises(MissingPartError, match=r"train\.device = '0,1', and torch sees 0 CUDA GPUs: set it to auto or cpu$"):
         train(TrainParams(device="0,1"), CLASSES, folder / "dataset", folder / "raw", tmp_path / "work")
 
 

@@ -167,7 +167,8 @@ def _device(device: str) -> str:
         raise MissingPartError("train.device = 'mps', and this machine has no Apple GPU that torch can use: set it to auto or cpu")
     missing = [part for part in device.split(",") if part.isdigit() and int(part) >= gpus]
     if missing:
-        raise MissingPartError(f"train.device = {device!r}, and torch sees {gpus} CUDA GPUs: set it to auto or cpu, or to GPUs from 0 to {gpus - 1}")
+        there = f", or to GPUs from 0 to {gpus - 1}" if gpus else ""
+        raise MissingPartError(f"train.device = {device!r}, and torch sees {gpus} CUDA GPUs: set it to auto or cpu{there}")
     return device
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import export
 import pipelines
-from export.bundle.reader import BUNDLE_FILE, Bundle, BundleArtifact
-from export.engine_records import engine_record
+from export.bundle.reader import BUNDLE_FILE, LOCAL_FOLDER, Bundle, BundleArtifact
+from export.engine_records import ENGINES_FILE, engine_record
 from pipelines.core.errors import MissingPartError
 
 PYTHON = "3.11"
@@ -37,6 +37,9 @@ def docker_files(bundle: Bundle, target: str) -> dict[str, bytes]:
     artifact = bundle.artifacts[names[0]]
     files = {f"bundle/{name}": bundle.require_unchanged(name).read_bytes() for name in bundle.files}
     files[f"bundle/{BUNDLE_FILE}"] = (bundle.folder / BUNDLE_FILE).read_bytes()
+    if any(name.startswith(f"{LOCAL_FOLDER}/") for name in bundle.files):  # engines that were built here count only with their record
+        record = f"{LOCAL_FOLDER}/{ENGINES_FILE}"
+        files[f"bundle/{record}"] = (bundle.folder / record).read_bytes()
     files |= _code()
     files["requirements.txt"] = "".join(f"{name}=={_version(name)}\n" for name in sorted([*_SERVING, _runtime(bundle, artifact)])).encode()
     files["Dockerfile"] = _dockerfile(target, names[0]).encode()

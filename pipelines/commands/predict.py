@@ -89,8 +89,9 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
 
 def drawn_names(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
-    """Where each file's picture goes: a name that no other image of this call has, and no source image by accident."""
-    taken: set[str] = set()
+    """Where each file's picture goes: a name that no other picture of this call has, nor one of its images that lies there."""
+    there = folder.resolve()
+    taken = {file.name for file in files if file.parent.resolve() == there}
     for file in files:
         stem = file.stem if len(os.fsencode(file.stem)) <= MAX_STEM else os.fsencode(file.stem)[:MAX_STEM].decode(errors="ignore")
         name, number = f"{stem}_detections.jpg", 1

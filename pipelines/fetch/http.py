@@ -197,4 +197,6 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64 (RFC 6052): the last 32 bits are an IPv4 address
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip not in ipaddress.ip_network("2000::/3"):  # all that is given out as global unicast (RFC 4291, IANA)
+            return False
     return ip.is_global and not ip.is_multicast

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.core.errors import DataError, LeakError, MissingInputError, listed
-from pipelines.core.io import read_json, require_file, require_folder
+from pipelines.core.io import read_json, read_text, require_file, require_folder
 from pipelines.formats.coco import read_coco
 from pipelines.formats.labelstudio import read_tasks
 from pipelines.formats.reading import Problem, ReadBox
@@ -88,7 +88,7 @@ def read_voc_dataset(source: Path, images: Path | None) -> FoundDataset:
     listed_in: dict[str, list[str]] = {}
     for split in ("train", "val", "test"):
         path = source / "ImageSets" / "Main" / f"{split}.txt"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in read_text(path).splitlines() if path.is_file() else []:
             if not line.strip():
                 continue
             name = index.find_stem(line.strip(), path.relative_to(source).as_posix())

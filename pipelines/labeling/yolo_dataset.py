@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines.core.errors import DataError
-from pipelines.core.io import require_file, require_folder
+from pipelines.core.io import read_text, require_folder
 from pipelines.formats.reading import Problem
 from pipelines.formats.yolo import boxes_from_yolo
 from pipelines.labeling.datasets import FoundDataset, FoundImage, FoundLabel, one_split
@@ -35,7 +35,10 @@ def read_yolo_dataset(source: Path, images: Path | None, class_names: Path | Non
     in_splits: dict[str, list[str]] = {}
     for split in ("train", "val", "test"):
         entries = config.get(split) or []
-        for entry in [entries] if isinstance(entries, str) else entries:
+        entries = [entries] if isinstance(entries, str) else entries
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise DataError(f"{source / 'data.yaml'}: {split} = {entries!r}, wanted a path or a list of paths: mend it")
+        for entry in entries:
             for name in _yolo_split(source, index, str(config.get("path") or ""), entry, f"data.yaml {split}", problems):
                 in_splits.setdefault(name, []).append(split)
     split_of = one_split(in_splits)
@@ -60,8 +63,8 @@ def _yolo_config(source: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        value = YAML(typ="safe", pure=True).load(read_text(path))
+    except YAMLError as error:
         raise DataError(f"{path} is not YAML ({error}): mend it") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} is no mapping with `names`, `train`, `val`: mend it")
@@ -77,8 +80,8 @@ def _yolo_names(source: Path, config: dict[str, Any], class_names: Path | None) 
             raise DataError(f"{source / 'data.yaml'}: the keys of `names` are {sorted(names, key=str)}, wanted 0, 1, 2 …: mend it")
         return [str(names[position]) for position in range(len(names))]
     path = class_names or source / "classes.txt"
-    require_file(path, "give the class names, one a line, with --class-names FILE")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = read_text(path, "give the class names, one a line, with --class-names FILE")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _yolo_split(source: Path, index: ImageIndex, base: str, entry: str, where: str, problems: list[Problem]) -> Iterator[str]:
@@ -95,7 +98,7 @@ def _yolo_split(source: Path, index: ImageIndex, base: str, entry: str, where: s
         inside = target.resolve().relative_to(index.root.resolve())
         yield from (name for name in index.names if PurePosixPath(name).is_relative_to(inside.as_posix()))
         return
-    for line in target.read_text(encoding="utf-8").splitlines():
+    for line in read_text(target).splitlines():
         name = index.find(line.strip(), (), where) if line.strip() else None
         if isinstance(name, Problem):
             problems.append(name)
