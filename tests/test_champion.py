@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.commands import noise
-from pipelines.core.champion import Champion, ChampionRecord, read_champions, stored_model, write_champions
+from pipelines.core.champion import Champion, ChampionRecord, read_champions, stored_model, thresholds_today, write_champions
 from pipelines.core.errors import DataError, MissingInputError
 from pipelines.core.io import read_json, read_jsonl, sha256_bytes, write_bytes, write_json, write_text
 from pipelines.core.records import read_detections, read_samples, write_detections, write_samples
@@ -164,6 +164,52 @@ def test_the_suite_is_scored_and_its_history_kept() -> None:
     worse = challenged()
     assert worse["suite"]["regressed"] == worse["suite"]["newly_broken"] == suite["fixed"]
     assert any(reason.startswith(f"{suite['fixed']} items of the regression suite broke") for reason in worse["reasons"])
+
+
+@pytest.mark.usefixtures("project")
+def test_a_renamed_class_keeps_its_thresholds_and_its_cases() -> None:
+    """Nut becomes hex nut: what the champion shows of it, and what the suite asks about it, stay the same."""
+    test = read_samples(Path("data/dataset/test.jsonl"))
+    cases = [Case(sample.image_id, "missed", box.class_name, None, box.xyxy, None) for sample in test for box in sample.boxes[:1]]
+    write_suite(SUITE, [SuiteItem(case, 1) for case in cases])
+    challenged()
+    main(["promote"])
+    record = read_champions(RECORD)
+    write_champions(RECORD, replace(record, champions=(replace(record.champions[0], thresholds=dict.fromkeys(CLASSES, 0.8)),)))
+    take_candidate_as_champions_detections()
+    before = challenged()["suite"]
+    assert before["not_judged"] == 0
+    assert before["newly_fixed"] > 0, "the candidate shows more of the same detections"
+    write_text(Path("params.yaml"), Path("params.yaml").read_text().replace("{name: nut}", "{name: hex nut, aliases: [nut]}"))
+    renamed = ("bolt", "hex nut", "washer")
+    for path in (*Path("data/predictions").iterdir(), *Path("data/champion").iterdir()):
+        write_detections(path, read_detections(path, CLASSES), renamed)
+    for split in LABELED_SPLITS:
+        path = Path(f"data/dataset/{split}.jsonl")
+        write_text(path, path.read_text().replace('"class":"nut"', '"class":"hex nut"'))
+    write_json(Path("data/evaluation/thresholds.json"), {"classes": dict.fromkeys(renamed, 0.3)})
+    assert challenged()["suite"] == before
+
+
+def test_of_classes_that_became_one_the_lowest_threshold_counts() -> None:
+    champion = replace(CHAMPION, thresholds={"bolt": 0.4, "nut": 0.3, "washer": 0.6})
+    assert thresholds_today(champion, {"bolt": "bolt", "nut": "bolt", "washer": "disc"}) == {"bolt": 0.3, "disc": 0.6}
+
+
+@pytest.mark.usefixtures("project")
+def test_a_promotion_during_the_trainings_is_kept() -> None:
+    """The trainings' place is taken by programs that promote a model, and leave detections."""
+    write_bytes(Path("data/start/train.jsonl"), Path("data/dataset/train.jsonl").read_bytes())
+    write_champions(Path("promoted.json"), ChampionRecord((CHAMPION,)))
+    copy = "import shutil, sys\nfrom pathlib import Path\n"
+    write_text(Path("training/stages/train.py"), f"{copy}shutil.copy('promoted.json', {str(RECORD)!r})\n")
+    out = "out = Path(sys.argv[sys.argv.index('--predictions') + 1])\nout.mkdir(parents=True)\n"
+    write_text(Path("training/stages/predict.py"), f"{copy}{out}shutil.copy('data/predictions/test.parquet', out)\n")
+    for package in ("training", "training/stages"):
+        write_text(Path(package, "__init__.py"), "")
+    assert main(["noise"]) == 0
+    record = read_champions(RECORD)
+    assert (record.champions, len(record.seed_noise)) == ((CHAMPION,), 3)
 
 
 @pytest.mark.usefixtures("project")

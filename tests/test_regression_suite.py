@@ -17,7 +17,8 @@ from pipelines.regression.suite import SuiteItem, read_suite, with_champion, wit
 from tests.detection_sets import found, labels
 
 IMAGE = "ab" * 32
-CLASSES = ("bolt", "nut", "washer")
+INDEX_OF = {"bolt": 0, "nut": 1, "washer": 2}
+CLASS_OF = {name: name for name in INDEX_OF}
 NUT, FAR = (10.0, 10.0, 50.0, 50.0), (100.0, 100.0, 140.0, 140.0)
 SHIFTED = (30.0, 10.0, 70.0, 50.0)  # IoU 1/3 with NUT
 MISSED = Case(IMAGE, "missed", "nut", None, NUT, None)
@@ -61,7 +62,18 @@ ANSWERS: dict[str, tuple[Case, Annotation | None, str]] = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_what_people_answer(name: str) -> None:
     case, now, expected = ANSWERS[name]
-    assert answer(AskedCase(case, 1, label_mark(BEFORE)), now) == expected
+    assert answer(AskedCase(case, 1, label_mark(BEFORE)), now, CLASS_OF) == expected
+
+
+def test_a_class_that_was_renamed_is_the_same() -> None:
+    """A nut is called hex nut now; the cases speak of nuts."""
+    now = label(("hex nut", NUT), at=LATER)
+    class_of = {"bolt": "bolt", "hex nut": "hex nut", "nut": "hex nut", "washer": "washer"}
+    assert answer(AskedCase(MISSED, 1, label_mark(BEFORE)), now, class_of) == "confirmed"
+    assert answer(AskedCase(GHOST, 1, label_mark(BEFORE)), label(("hex nut", FAR), at=LATER), class_of) == "label_fault"
+    for case in (MISSED, GHOST):
+        shown = found((NUT, 0.9, 1), (FAR, 0.9, 1))
+        assert is_right(case, labels((NUT, 1)), shown, {"bolt": 0, "hex nut": 1, "nut": 1, "washer": 2}) is (case is MISSED)
 
 
 # name: the case, labels, shown detections, whether the model is right about it
@@ -91,19 +103,19 @@ RIGHT: dict[str, tuple[Case, list[tuple[tuple[float, ...], int]], list[tuple[tup
 @pytest.mark.parametrize("name", RIGHT)
 def test_when_a_model_is_right_about_a_case(name: str) -> None:
     case, truth, shown, expected = RIGHT[name]
-    assert is_right(case, labels(*truth), found(*shown), CLASSES) is expected
+    assert is_right(case, labels(*truth), found(*shown), INDEX_OF) is expected
 
 
 def test_states_follow_the_champion_and_the_history() -> None:
     truth, right, wrong = labels((NUT, 1)), found((NUT, 0.9, 1)), Detections.empty()
 
     def state(candidate: Detections, champion: Detections | None, *history: tuple[int, bool]) -> str:
-        return score_suite([SuiteItem(MISSED, 1, history)], {IMAGE: Scene(truth, candidate, champion)}, CLASSES)[0].state
+        return score_suite([SuiteItem(MISSED, 1, history)], {IMAGE: Scene(truth, candidate, champion)}, INDEX_OF)[0].state
 
     assert state(right, wrong) == state(right, right) == state(right, None) == "fixed"
     assert state(wrong, wrong) == state(wrong, None) == state(wrong, wrong, (1, False)) == "still_bad"
     assert state(wrong, right) == state(wrong, wrong, (1, True), (2, False)) == "regressed"
-    assert score_suite([SuiteItem(MISSED, 1)], {}, CLASSES)[0].state == "not_judged"
+    assert score_suite([SuiteItem(MISSED, 1)], {}, INDEX_OF)[0].state == "not_judged"
 
 
 def test_the_suite_only_grows_and_keeps_its_history(tmp_path: Path) -> None:
@@ -134,6 +146,7 @@ def test_files_of_another_form_are_named(tmp_path: Path) -> None:
 
 def test_from_a_round_to_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("classes: [{name: bolt}, {name: nut}, {name: washer}]\n")
     badcase = {"image_id": IMAGE, "kind": "missed", "class": "nut", "predicted_class": None, "truth_box": list(NUT), "box": None, "score": None}
     rows = [badcase, {**badcase, "kind": "class", "predicted_class": "washer", "box": list(NUT)}, {**badcase, "image_id": "cd" * 32}]
     asked = asked_cases(rows, {IMAGE}, {IMAGE: BEFORE}, 3)

@@ -10,10 +10,12 @@ from pathlib import Path
 from pipelines.core.cli import add_action
 from pipelines.core.errors import counted
 from pipelines.core.io import read_jsonl
+from pipelines.core.params import load_params
 from pipelines.core.records import read_annotations
 from pipelines.regression.cases import Answer, AskedCase, answer, read_asked
 from pipelines.regression.suite import read_suite, with_confirmed, write_suite
 
+PARAMS = Path("params.yaml")
 QUEUE = Path("data/queue")
 SUITE = Path("data/badcases/suite.jsonl")
 ANNOTATIONS = Path("data/labels/annotations.jsonl")
@@ -27,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     confirm = add_action(actions, "confirm", "take over the cases that people's new labels confirm")
     confirm.add_argument("--queue", type=Path, default=QUEUE, help="folder of the rounds and their cases (default: %(default)s)")
     confirm.add_argument("--annotations", type=Path, default=ANNOTATIONS, help="the labels (default: %(default)s)")
+    confirm.add_argument("--params", type=Path, default=PARAMS, help="the file with the class contract (default: %(default)s)")
     show = add_action(actions, "show", "list the items and how the present model does on each")
     show.add_argument("--results", type=Path, default=RESULTS, help="the last results (default: %(default)s)")
     for action in (confirm, show):
@@ -39,11 +42,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _confirm(args: argparse.Namespace) -> int:
+    class_of = load_params(args.params).class_of
     labels = {item.image_id: item for item in read_annotations(args.annotations)}
     asked = [item for path in sorted(args.queue.glob("cases-*.jsonl")) if _CASES_NAME.fullmatch(path.name) for item in read_asked(path)]
     answers: dict[Answer, list[AskedCase]] = {"confirmed": [], "label_fault": [], "unanswered": []}
     for item in asked:
-        answers[answer(item, labels.get(item.case.image_id))].append(item)
+        answers[answer(item, labels.get(item.case.image_id), class_of)].append(item)
     suite = read_suite(args.suite)
     grown = with_confirmed(suite, answers["confirmed"])
     if len(grown) > len(suite):

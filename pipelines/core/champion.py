@@ -115,6 +115,18 @@ def names_today(champion: Champion, class_of: Mapping[str, str]) -> list[str]:
     return [class_of[name] for name in champion.classes]
 
 
+def thresholds_today(champion: Champion, class_of: Mapping[str, str]) -> dict[str, float]:
+    """The champion's thresholds by the names of its classes in params.yaml; of classes that became one the lowest.
+
+    Raises:
+        ClassContractError: see `names_today`.
+    """
+    found: dict[str, float] = {}
+    for before, name in zip(champion.classes, names_today(champion, class_of), strict=True):
+        found[name] = min(found.get(name, 1.0), float(champion.thresholds[before]))
+    return found
+
+
 def stored_train(store: Path, champion: Champion) -> Path:
     """The dataset's lines that the champion was trained on.
 

@@ -102,14 +102,15 @@ def label_mark(label: Annotation | None) -> str:
     return sha256_bytes(canonical_json(content).encode())[:ID_DIGITS]
 
 
-def answer(item: AskedCase, label: Annotation | None) -> Answer:
-    """What the image's label now says of the case."""
+def answer(item: AskedCase, label: Annotation | None, class_of: Mapping[str, str]) -> Answer:
+    """What the image's label now says of the case; `class_of` maps names, also those that a class had then, to those of today."""
     if label is None or label.state not in ("labeled", "verified_empty") or label_mark(label) == item.label_mark:
         return "unanswered"
     case = item.case
-    if case.truth_box is not None and _best(case.truth_box, case.class_name, label) < SAME_OBJECT_IOU:
+    wanted, found = (None if name is None else class_of.get(name, name) for name in (case.class_name, case.predicted_class))
+    if case.truth_box is not None and _best(case.truth_box, wanted, label) < SAME_OBJECT_IOU:
         return "label_fault"
-    if case.wrong_box is not None and case.kind != "duplicate" and _best(case.wrong_box, case.predicted_class, label) >= FOUND_IOU:
+    if case.wrong_box is not None and case.kind != "duplicate" and _best(case.wrong_box, found, label) >= FOUND_IOU:
         return "label_fault"
     return "confirmed"
 

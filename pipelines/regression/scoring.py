@@ -43,42 +43,42 @@ class Scene:
     champion: Detections | None
 
 
-def score_suite(items: Sequence[SuiteItem], scenes: Mapping[str, Scene], classes: Sequence[str]) -> list[Scored]:
-    """Every item in its order; `scenes` by image_id."""
+def score_suite(items: Sequence[SuiteItem], scenes: Mapping[str, Scene], index_of: Mapping[str, int]) -> list[Scored]:
+    """Every item in its order; `scenes` by image_id, `index_of` the class index of each name, also of names that a class had before."""
     scored = []
     for item in items:
         scene = scenes.get(item.case.image_id)
         if scene is None:
             scored.append(Scored(item, None, None, "not_judged"))
             continue
-        candidate = is_right(item.case, scene.truth, scene.candidate, classes)
-        champion = None if scene.champion is None else is_right(item.case, scene.truth, scene.champion, classes)
+        candidate = is_right(item.case, scene.truth, scene.candidate, index_of)
+        champion = None if scene.champion is None else is_right(item.case, scene.truth, scene.champion, index_of)
         scored.append(Scored(item, candidate, champion, _state(item, candidate, champion)))
     return scored
 
 
-def is_right(case: Case, truth: GroundTruth, shown: Detections, classes: Sequence[str]) -> bool | None:
+def is_right(case: Case, truth: GroundTruth, shown: Detections, index_of: Mapping[str, int]) -> bool | None:
     """Whether the shown detections are right about the case; None when its label is gone, or stands where nothing was."""
     matched = match_within_class(truth, shown, FOUND_IOU)
-    label = _label_of(case, truth, classes)
+    label = _label_of(case, truth, index_of)
     if case.truth_box is not None and label is None:
         return None
     if case.kind in NEEDS_LABEL and label not in matched:
         return False
-    if case.wrong_box is None or case.predicted_class not in classes:
+    if case.wrong_box is None or case.predicted_class not in index_of:
         return True
-    box, wrong_class = np.array([case.wrong_box], np.float32), classes.index(case.predicted_class)
+    box, wrong_class = np.array([case.wrong_box], np.float32), index_of[case.predicted_class]
     if case.kind == "background" and bool((_overlap(box, truth.xyxy[truth.class_index == wrong_class]) >= FOUND_IOU).any()):
         return None
     unmatched = (matched < 0) & (shown.class_index == wrong_class)
     return not bool((_overlap(box, shown.xyxy[unmatched]) >= FOUND_IOU).any())
 
 
-def _label_of(case: Case, truth: GroundTruth, classes: Sequence[str]) -> int | None:
+def _label_of(case: Case, truth: GroundTruth, index_of: Mapping[str, int]) -> int | None:
     """Index of the label that the case is about."""
-    if case.truth_box is None or case.class_name not in classes:
+    if case.truth_box is None or case.class_name not in index_of:
         return None
-    rows = np.flatnonzero(truth.class_index == classes.index(case.class_name))
+    rows = np.flatnonzero(truth.class_index == index_of[case.class_name])
     overlaps = _overlap(np.array([case.truth_box], np.float32), truth.xyxy[rows])
     if overlaps.max(initial=0.0) < FOUND_IOU:
         return None

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.core.champion import Champion, read_champions
+from pipelines.core.champion import Champion, read_champions, thresholds_today
 from pipelines.core.cli import stage_main
 from pipelines.core.io import jsonl_text, read_json, rounded, sha256_file, write_metrics, write_text
-from pipelines.core.params import ChampionParams, load_params
+from pipelines.core.params import ChampionParams, Params, load_params
 from pipelines.core.records import ground_truth, read_detections, read_samples
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import LABELED_SPLITS, Detections, Sample
@@ -46,7 +46,7 @@ def work(args: argparse.Namespace) -> None:
     thresholds = read_json(args.evaluation / "thresholds.json")["classes"]
     images = [item for split in LABELED_SPLITS for item in samples[split]]
     everything = {image_id: item for found in candidate.values() for image_id, item in found.items()}
-    scored = _scored(args.suite, images, everything, reference["suite"] | reference["test"], classes, thresholds, champion)
+    scored = _scored(args.suite, images, everything, reference["suite"] | reference["test"], params, thresholds, champion)
     metrics: dict[str, Any] = {
         "champion": None if champion is None else champion.number,
         "model_sha256": model_sha256,
@@ -98,14 +98,14 @@ def _scored(
     images: Sequence[Sample],
     candidate: Found,
     champion_found: Found,
-    classes: Sequence[str],
+    params: Params,
     thresholds: Mapping[str, float],
     champion: Champion | None,
 ) -> list[Scored]:
-    items = read_suite(suite)
+    items, classes = read_suite(suite), params.class_names
     wanted = {item.case.image_id for item in items}
     own = _values(thresholds, classes)
-    theirs = None if champion is None else _values(champion.thresholds, classes)
+    theirs = None if champion is None else _values(thresholds_today(champion, params.class_of), classes)
     scenes = {
         sample.image_id: Scene(
             ground_truth(sample, classes),
@@ -115,7 +115,7 @@ def _scored(
         for sample in images
         if sample.image_id in wanted
     }
-    return score_suite(items, scenes, classes)
+    return score_suite(items, scenes, {name: classes.index(today) for name, today in params.class_of.items()})
 
 
 def _values(thresholds: Mapping[str, float], classes: Sequence[str]) -> NDArray[np.float64]:
