@@ -172,6 +172,13 @@ BETTER, SAME, WORSE = hand(WHOLE, 0.01, 0.05), hand(WHOLE, -0.02, 0.03), hand(WH
 BY_HAND: dict[str, tuple[list[Difference], SuiteChange, bool, str, str]] = {
     "better": ([BETTER], NO_CHANGE, False, "promote", "the whole test set gained 3.0 points of AP (+1.0 to +5.0)"),
     "no difference shown": ([SAME], NO_CHANGE, False, "inconclusive", "the interval holds 0"),
+    "a loss that may be within the tolerance": (
+        [hand(WHOLE, -0.02, -0.004)],
+        NO_CHANGE,
+        False,
+        "inconclusive",
+        "lost 1.2 points of AP (-2.0 to -0.4): not shown to be more than the tolerance of 1.0 points",
+    ),
     "worse": ([WORSE], NO_CHANGE, False, "reject", "the whole test set lost 5.0 points"),
     "better, but a class broke": ([BETTER, hand("class=nut", -0.3, -0.1)], NO_CHANGE, False, "reject", "class nut lost 20.0 points"),
     "a loss within the tolerance": ([BETTER, hand("class=nut", -0.02, -0.009)], NO_CHANGE, False, "promote", "gained"),

@@ -248,6 +248,11 @@ def test_slices() -> None:
     assert slices["group=burst"]["boxes"] == 10
     assert "group=g" not in slices  # too few boxes to say anything
     assert (groups["groups"], groups["measured"], groups["worst_AP50"]) == (3, 1, 0.0)
+    samples += [sample(str(number), "cam1", "easy", 100, A, A) for number in range(8, 13)]
+    truth = [ground_truth(item, ("a",)) for item in samples]
+    detections = [found((A, 0.9, 0), (A, 0.8, 0)) if item.group == "easy" else found() for item in samples]
+    _, groups = slice_metrics(samples, truth, detections, ("a",), SliceLimits(150, 9216, 60, 190), coco_metrics(truth, detections, ("a",)))
+    assert (groups["measured"], groups["median_AP50"]) == (2, pytest.approx(0.5)), "between the worse and the better of two"
 
 
 def test_slice_limits() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipelines.core.cli import run_guarded
 from pipelines.core.io import read_jsonl, write_json, write_jsonl
-from pipelines.core.records import read_annotations, write_manifest
+from pipelines.core.records import read_annotations, row_from_annotation, write_manifest
 from pipelines.core.tables import MANIFEST_SCHEMA
 from pipelines.core.types import Annotation, Box
 from pipelines.formats.labelstudio import annotation_from_boxes, read_tasks, task_from_annotations
@@ -424,9 +424,22 @@ def test_what_is_refused_leaves_the_snapshot(project: Project, monkeypatch: pyte
     assert (project.folder / "out/annotations.jsonl").read_bytes() == before
 
 
+def _annotation_line(image_id: object, xyxy: list[object]) -> str:
+    known = row_from_annotation(Annotation(A, "labeled", *SIZE, (BOLT,), "old"))
+    return json.dumps(known | {"image_id": image_id, "boxes": [{"class": "bolt", "xyxy": xyxy}]})
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{}", "line 1 is not an annotation line"), ("x", "line 1 is not JSON"), ('{"state": "labeled"}', "line 1 is not an annotation line")],
+    [
+        ("{}", "line 1 is not an annotation line"),
+        ("x", "line 1 is not JSON"),
+        ('{"state": "labeled"}', "line 1 is not an annotation line"),
+        (_annotation_line(7, [0, 0, 9, 9]), "line 1 is not an annotation line"),
+        (_annotation_line(A, ["left", 0, 9, 9]), f"a label of image {A} has a box that is no four numbers"),
+        (_annotation_line(A, [float("nan"), 0, 9, 9]), f"a label of image {A} has a box that is no four numbers"),
+    ],
+    ids=["nothing", "no JSON", "a part", "another id", "a word", "NaN"],
 )
 def test_a_broken_line_is_named(project: Project, line: str, message: str):
     (project.sources / "old.jsonl").write_text(line + "\n")

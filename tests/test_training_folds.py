@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.core.errors import DataError
 from pipelines.core.params import load_params
 from pipelines.core.records import read_samples, write_samples
 from pipelines.core.types import Sample
@@ -55,7 +56,7 @@ train: {imgsz: 64, epochs: 1, batch: 4, close_mosaic: 0, precision: f32}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_dataset(tmp_path_factory.mktemp("folds"), {"train": 8, "val": 3})
     samples = read_samples(folder / "dataset" / "train.jsonl")
-    write_samples(folder / "dataset" / "train.jsonl", [replace(item, group=f"pair {number // 2}") for number, item in enumerate(samples)])
+    write_samples(folder / "dataset" / "train.jsonl", [replace(item, group=f"half {number // 4}") for number, item in enumerate(samples)])
     return folder
 
 
@@ -80,11 +81,19 @@ def test_one_fold_is_refused(folder: Path) -> None:
     assert "mine.folds = 1: one fold leaves nothing to train on" in done.stderr
 
 
+def test_one_group_cannot_be_folded(folder: Path, tmp_path: Path) -> None:
+    params = load_params(Path("params.yaml"))
+    samples = read_samples(folder / "dataset" / "train.jsonl")
+    write_samples(tmp_path / "train.jsonl", [replace(item, group="one clip") for item in samples])
+    with pytest.raises(DataError, match=r"mine\.folds = 3, and all train images are one group"):
+        out_of_fold(params.train, params.predict, params.class_names, tmp_path, folder / "raw", tmp_path / "steps", 3)
+
+
 def test_every_image_is_judged_by_a_model_that_never_saw_it(folder: Path) -> None:
-    """The stage's own steps, with the folders of the folds kept to look into; a second call trains nothing."""
-    (folder / "params.yaml").write_text(PARAMS.replace("FOLDS", "2"))
+    """The stage's own steps, with the folders of the folds kept to look into; a second call trains nothing. The third fold gets no group."""
+    (folder / "params.yaml").write_text(PARAMS.replace("FOLDS", "3"))
     params = load_params(folder / "params.yaml")
-    arguments = (params.train, params.predict, params.class_names, folder / "dataset", folder / "raw", folder / "steps", 2)
+    arguments = (params.train, params.predict, params.class_names, folder / "dataset", folder / "raw", folder / "steps", 3)
     found = out_of_fold(*arguments)
     everything = {item.image_id for item in read_samples(folder / "dataset/train.jsonl")}
     parts = sorted(path for path in (folder / "steps").iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.core.errors import DataError
 from pipelines.core.io import canonical_json, sha256_bytes, write_text
 from pipelines.core.params import PredictParams, TrainParams
 from pipelines.core.records import read_detections, read_samples, write_detections, write_samples
@@ -32,24 +33,28 @@ def out_of_fold(
     """Detections on every image of `dataset`/train.jsonl, each by a model trained on the other folds; goes on where an earlier call was interrupted.
 
     Raises:
-        DataError, ParamsError, MissingPartError: see `training.fit.train`.
+        DataError: all images are one group; or as ParamsError and MissingPartError, see `training.fit.train`.
     """
     from training.fit import train  # imported here: torch and ultralytics are slow
     from training.predictor import TorchRunner, predict_samples
 
     samples = read_samples(dataset / "train.jsonl")
     fold = fold_of(samples, folds)
+    if len(set(fold.values())) < 2:
+        raise DataError(f"mine.folds = {folds}, and all train images are one group, which no fold may cut: label images of others, or set it to 0")
     key = sha256_bytes(canonical_json({"inputs": _inputs(dataset), "train": plain(train_params), "predict": plain(predict_params)}).encode())
     found: dict[str, Detections] = {}
     for number in range(folds):
         folder = work / f"{key[:16]}-{number}-of-{folds}"
         done = folder / "held_out.parquet"
+        held_out = [sample for sample in samples if fold[sample.image_id] == number]
+        if not held_out:  # there are fewer groups than folds
+            continue
         if not done.is_file():
             write_samples(folder / "dataset" / "train.jsonl", [sample for sample in samples if fold[sample.image_id] != number])
             write_text(folder / "dataset" / "val.jsonl", (dataset / "val.jsonl").read_text())
             training = train(train_params, classes, folder / "dataset", raw, folder / "train")
             (folder / "model.pt").write_bytes(training.model)
-            held_out = [sample for sample in samples if fold[sample.image_id] == number]
             with TorchRunner(folder / "model.pt", classes) as runner:
                 write_detections(done, predict_samples(runner, held_out, raw, predict_params, f"fold {number}"), classes)
         found |= read_detections(done, classes)

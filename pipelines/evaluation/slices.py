@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from pipelines.core.slices import SliceLimits
@@ -53,7 +54,7 @@ def slice_metrics(
         "min_images": MIN_GROUP_IMAGES,
         "min_boxes": MIN_GROUP_BOXES,
         "worst_AP50": measured[worst_first[0]]["AP50"] if worst_first else None,
-        "median_AP50": measured[worst_first[len(worst_first) // 2]]["AP50"] if worst_first else None,
+        "median_AP50": median(measured[name]["AP50"] for name in worst_first) if worst_first else None,
     }
     return slices, summary
 

@@ -51,10 +51,12 @@ def decide(
     whole = next(item for item in found if item.name == WHOLE)
     if not whole.judged:
         return Verdict("inconclusive", (f"the test set has labels in {whole.groups} groups of images, and at least {MIN_GROUPS} are needed",), notes)
-    low = whole.low[metric]
+    low, high = whole.low[metric], whole.high[metric]
     if low is not None and low > 0:
         return Verdict("promote", (f"the whole test set gained {_change(whole, metric)}, and no class or slice lost beyond the noise",), notes)
-    return Verdict("inconclusive", (f"the whole test set {_word(whole, metric)} {_change(whole, metric)}: the interval holds 0",), notes)
+    lost = high is not None and high < 0
+    left_open = f"not shown to be more than the tolerance of {tolerance * 100:.1f} points" if lost else "the interval holds 0"
+    return Verdict("inconclusive", (f"the whole test set {_word(whole, metric)} {_change(whole, metric)}: {left_open}",), notes)
 
 
 def _below(item: Difference, metric: str, tolerance: float) -> bool:

@@ -197,6 +197,8 @@ def _opinions_from_lines(path: Path) -> Iterator[Opinion]:
 def _opinion_from_row(name: str, row: Mapping[str, Any], where: str) -> Opinion:
     try:
         item = annotation_from_row(row)
+        if not isinstance(item.image_id, str):
+            raise TypeError(f"image_id {item.image_id!r}")
         problems = tuple(_problem(entry) for entry in row.get("problems", []))
         opinion = Opinion(
             source=name,

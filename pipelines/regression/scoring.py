@@ -65,9 +65,10 @@ def is_right(case: Case, truth: GroundTruth, shown: Detections, index_of: Mappin
         return None
     if case.kind in NEEDS_LABEL and label not in matched:
         return False
-    if case.wrong_box is None or case.predicted_class not in index_of:
+    wrong_class = index_of.get(case.predicted_class or "")
+    if case.wrong_box is None or wrong_class is None:
         return True
-    box, wrong_class = np.array([case.wrong_box], np.float32), index_of[case.predicted_class]
+    box = np.array([case.wrong_box], np.float32)
     if case.kind == "background" and bool((_overlap(box, truth.xyxy[truth.class_index == wrong_class]) >= FOUND_IOU).any()):
         return None
     unmatched = (matched < 0) & (shown.class_index == wrong_class)
@@ -76,9 +77,10 @@ def is_right(case: Case, truth: GroundTruth, shown: Detections, index_of: Mappin
 
 def _label_of(case: Case, truth: GroundTruth, index_of: Mapping[str, int]) -> int | None:
     """Index of the label that the case is about."""
-    if case.truth_box is None or case.class_name not in index_of:
+    class_index = index_of.get(case.class_name or "")
+    if case.truth_box is None or class_index is None:
         return None
-    rows = np.flatnonzero(truth.class_index == index_of[case.class_name])
+    rows = np.flatnonzero(truth.class_index == class_index)
     overlaps = _overlap(np.array([case.truth_box], np.float32), truth.xyxy[rows])
     if overlaps.max(initial=0.0) < FOUND_IOU:
         return None

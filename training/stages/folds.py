@@ -34,7 +34,7 @@ def work(args: argparse.Namespace) -> None:
         write_detections(folder / "train.parquet", found, params.class_names)
         write_text(folder / "folds.json", json_text({"folds": folds, "detections": sum(len(item) for item in found.values())}))
     shutil.rmtree(args.work, ignore_errors=True)
-    print(f"folds: {folds} models, {counted(len(found), 'train image')} with detections" if folds else "folds: none (mine.folds is 0)")
+    print(f"folds: {folds}, {counted(len(found), 'train image')} with detections" if folds else "folds: none (mine.folds is 0)")
 
 
 if __name__ == "__main__":
