@@ -10,11 +10,6 @@ from numpy.typing import NDArray
 Float = NDArray[np.floating[Any]]
 
 
-def empty_boxes() -> NDArray[np.float32]:
-    """A float32 array of shape (0, 4)."""
-    return np.zeros((0, 4), dtype=np.float32)
-
-
 def area(xyxy: Float) -> Float:
     """Areas, shape (N,), in square pixels; a box with negative extent has area 0."""
     sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0)
@@ -57,11 +52,4 @@ def cxcywh_from_xyxy(xyxy: Float) -> Float:
     """Centre, width, height."""
     sides = xyxy[:, 2:] - xyxy[:, :2]
     result: Float = np.concatenate([xyxy[:, :2] + sides / 2, sides], axis=1)
-    return result
-
-
-def xyxy_from_cxcywh(cxcywh: Float) -> Float:
-    """The inverse of `cxcywh_from_xyxy`."""
-    half = cxcywh[:, 2:] / 2
-    result: Float = np.concatenate([cxcywh[:, :2] - half, cxcywh[:, :2] + half], axis=1)
     return result

@@ -107,21 +107,21 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(file, compression="zstd", compression_level=1, statistics=False)
 
 
-def read_parquet(path: Path, schema: Mapping[str, Any], hint: str = "run `dvc repro`", columns: Sequence[str] | None = None) -> pl.DataFrame:
+def read_parquet(path: Path, schema: Mapping[str, Any], columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Read a table, or some `columns` of it, and hold it against `schema` (column name to polars type).
 
     Raises:
         MissingInputError: no such file.
         DataError: unreadable, or its columns are not those of `schema`.
     """
-    frame = pl.scan_parquet(require_file(path, hint))
+    frame = pl.scan_parquet(require_file(path))
     try:
         found = dict(frame.collect_schema())
         if found != dict(schema):
-            raise DataError(f"{path} has columns {found}, wanted {dict(schema)}: {hint}")
+            raise DataError(f"{path} has columns {found}, wanted {dict(schema)}: run `dvc repro`")
         return frame.select(list(columns or schema)).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file ({error}): {hint}") from error
+        raise DataError(f"{path} is not a readable parquet file ({error}): run `dvc repro`") from error
 
 
 def write_arrow(path: Path, frame: pl.DataFrame) -> None:

@@ -7,7 +7,6 @@ depend on the image's true size, so `geometry_problem` finds them apart from rea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +51,10 @@ def geometry_problem(xyxy: tuple[float, float, float, float], size_wh: tuple[int
     return PAST_EDGE if x1 < -slack or y1 < -slack or x2 > width + slack or y2 > height + slack else None
 
 
-def finite_numbers(values: list[Any], parse: Callable[[Any], float] = float) -> list[float] | None:
+def finite_numbers(values: list[Any]) -> list[float] | None:
     """The values as finite floats, or None when one is not a number."""
     try:
-        numbers = [parse(value) for value in values]
+        numbers = [float(value) for value in values]
     except (TypeError, ValueError):
         return None
     return numbers if all(math.isfinite(number) for number in numbers) else None

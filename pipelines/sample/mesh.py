@@ -47,12 +47,6 @@ def rotation_y(angle: float) -> F64:
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=np.float64)
 
 
-def rotation_x(angle: float) -> F64:
-    """Rotation about the x axis, radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=np.float64)
-
-
 def swept(points: F64, openness: F64, closed: bool, material: NDArray[np.int64] | int = 0) -> Mesh:
     """A mesh from rings of points (R, A, 3), each ring counter-clockwise about the direction in which the rings follow one another.
 
