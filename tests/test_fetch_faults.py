@@ -171,6 +171,21 @@ def test_logs_in_a_source_are_files_like_others(tmp_path: Path) -> None:
     assert (metrics["seen"], metrics["kept"], metrics["dropped_by_reason"]["not_an_image"]["count"]) == (4, 2, 2)
 
 
+def test_a_picture_that_has_the_name_of_a_log_is_a_file_like_others(tmp_path: Path) -> None:
+    """Also as a folder's name, and in a query log: fetch's own log lies beside them."""
+    for name in ("uploads/log.jsonl/a.jpg", "uploads/log.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(len(name)))
+    (tmp_path / "asked.csv").write_text("image\nlog.jsonl/a.jpg\nlog.csv\n")
+    source = {"name": "asked", "type": "log", "path": str(tmp_path / "asked.csv"), "root": str(tmp_path / "uploads")}
+    folder = {"name": "files", "type": "files", "path": str(tmp_path / "uploads")}
+    found = fetch(tmp_path, source, folder)
+    assert [len(found[name]) for name in ("asked", "files")] == [2, 2]
+    (tmp_path / "inbox").mkdir()
+    metrics = collect(tmp_path, tmp_path / "inbox")
+    assert (metrics["seen"], metrics["kept"], metrics["dropped_by_reason"]["exact_duplicate"]["count"]) == (4, 2, 2)
+
+
 def test_a_source_must_not_hold_what_fetch_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run would fetch all that the last one fetched once more."""
     monkeypatch.chdir(tmp_path)

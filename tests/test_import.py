@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipelines.cli import main
 from pipelines.commands import import_dataset
-from pipelines.core.io import read_jsonl, write_bytes
+from pipelines.core.io import read_jsonl, write_bytes, write_jsonl
 from pipelines.core.records import read_annotations
 from pipelines.core.types import Annotation, Box
 from pipelines.formats.coco import coco_from_boxes
@@ -335,6 +335,24 @@ def test_a_second_import_changes_nothing(project: Project, capsys: pytest.Captur
     assert main(project.arguments("voc")) == 0
     assert project.written() == first
     assert "1 image (0 new)" in capsys.readouterr().out
+
+
+def test_a_second_import_keeps_what_people_added_to_the_log(project: Project):
+    project.image("JPEGImages/a.jpg")
+    project.voc("a", BOLT)
+    assert main(project.arguments("voc")) == 0
+    log = project.folder / "inbox/set/log.jsonl"
+    rows = [{"file": "a.jpg", "source": "set", "group": "part 7"}, {"file": "by_hand.jpg", "source": "set", "group": "part 8"}]
+    write_jsonl(log, rows)
+    project.image("JPEGImages/b.jpg")
+    project.text("ImageSets/Main/test.txt", "a\n")
+    assert main(project.arguments("voc")) == 0
+    found = {row["file"]: row for row in read_jsonl(log)}
+    assert found == {
+        "a.jpg": {"file": "a.jpg", "source": "set", "group": "part 7", "split": "test"},
+        "b.jpg": {"file": "b.jpg", "source": "set"},
+        "by_hand.jpg": rows[1],
+    }
 
 
 @pytest.mark.parametrize("kind", ["coco", "labelstudio"])

@@ -6,6 +6,7 @@ The sections of collection and of deployment have files of their own.
 from __future__ import annotations
 
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -18,6 +19,7 @@ from pipelines.core.deploy_params import BenchmarkParams, ExportParams, ReleaseP
 from pipelines.core.errors import MissingInputError, ParamsError
 from pipelines.core.section import Fraction, NotNegative, OpenFraction, Positive, PositiveFloat, Section, Text, section_from
 
+UPLOAD = "upload"
 InputSide = Annotated[int, Meta(ge=32, multiple_of=32)]
 
 
@@ -36,7 +38,7 @@ class LabelingParams(Section, frozen=True):
 
     source: Literal["files", "label_studio"] = "files"
     project: Annotated[str, Meta(min_length=3, max_length=50)] = "detloop"
-    images: Text = "upload"
+    images: str = UPLOAD
     prelabel_score: Fraction = 0.3
     max_loss_fraction: Fraction = 0.1
     resolve: Literal["latest", "consensus", "ground_truth"] = "latest"
@@ -50,6 +52,16 @@ class LabelingParams(Section, frozen=True):
     zero_area: Literal["drop", "conflict"] = "drop"
     duplicate_region_id: Literal["keep", "conflict"] = "keep"
     min_box_side_px: PositiveFloat = 1
+
+    def __post_init__(self) -> None:
+        try:
+            named = {name for _, name, _, _ in Formatter().parse(self.images) if name is not None}
+        except ValueError:
+            named = {""}
+        if self.images != UPLOAD and (not named or named - {"path", "image_id"}):  # else all tasks would show one picture
+            raise ValueError(
+                f"labeling.images = {self.images!r}: wanted `upload`, or an address with {{path}} or {{image_id}}, which tells the image"
+            )
 
 
 class DatasetParams(Section, frozen=True):
@@ -120,6 +132,11 @@ class EvaluateParams(Section, frozen=True):
     bright_above: float = 190
     min_score: Fraction = 0.05
 
+    def __post_init__(self) -> None:
+        for low, high in (("small_area_px", "medium_area_px"), ("dark_below", "bright_above")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"evaluate.{low} = {getattr(self, low):g} is above evaluate.{high} = {getattr(self, high):g}: correct one of them")
+
 
 class ChampionParams(Section, frozen=True):
     """When a candidate takes the champion's place."""
@@ -134,7 +151,7 @@ class ChampionParams(Section, frozen=True):
 class MineParams(Section, frozen=True):
     """Typed errors."""
 
-    splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Meta(min_length=1)] = ("val", "test")
     foreground_iou: Fraction = 0.5
     background_iou: Fraction = 0.1
     gallery_images: Positive = 60
@@ -145,6 +162,8 @@ class MineParams(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.folds == 1:
             raise ValueError("mine.folds = 1: one fold leaves nothing to train on: set it to 0 (none) or to 2 and more")
+        if self.background_iou > self.foreground_iou:
+            raise ValueError(f"mine.background_iou = {self.background_iou:g} is above mine.foreground_iou = {self.foreground_iou:g}: correct one")
 
 
 class QueueParams(Section, frozen=True):

@@ -19,13 +19,11 @@ from pipelines.fetch.wanted import (
     WITHOUT_IT,
     FetchRefusedError,
     Wanted,
-    address_name,
     safe_name,
 )
 
 _GLOB = "*?["
 _BLOCK_BYTES = 1 << 20
-_LOG_NAMES = ("log.csv", "log.jsonl")  # names that mean something below data/fetched
 
 
 def local_files(pattern: str, project: Path) -> list[tuple[Wanted, Path]]:
@@ -110,5 +108,4 @@ def _wanted(uri: str, name: str, path: Path, inside: Path) -> Wanted:
         refused = REASON_SYMLINK_OUTSIDE
     elif not path.is_file():
         refused = REASON_NOT_A_FILE
-    harmless = address_name(name) if Path(name).name in _LOG_NAMES else safe_name(name, name)
-    return Wanted(uri, harmless, refused=refused)
+    return Wanted(uri, safe_name(name, name), refused=refused)

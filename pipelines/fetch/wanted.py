@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _PLAIN = re.compile(r"[\w.,+=@ ()-]+(?:/[\w.,+=@ ()-]+)*", re.ASCII)
 _MAX_NAME = 150  # file systems take 255 bytes a part
+LOG_NAMES = ("log.csv", "log.jsonl")  # they mean something in data/fetched: no picture of a source may have such a name
 
 REASON_UNREACHABLE = "unreachable"
 REASON_UNREADABLE = "unreadable"
@@ -52,9 +53,10 @@ class Wanted:
 
 
 def safe_name(name: str, unique: str) -> str:
-    """`name` where it is a plain relative path, else its harmless part behind a hash of `unique`: no way out of the folder, no odd bytes."""
+    """`name` where it is a plain relative path, else its harmless part behind a hash of `unique`: no way out of the folder, no odd bytes, no log."""
     parts = name.split("/")
-    if _PLAIN.fullmatch(name) and len(name) <= _MAX_NAME and not any(part.startswith(".") or part.strip(" ") != part for part in parts):
+    odd = any(part.startswith(".") or part.strip(" ") != part or part in LOG_NAMES for part in parts)
+    if _PLAIN.fullmatch(name) and len(name) <= _MAX_NAME and not odd:
         return name
     tail = re.sub(r"[^\w.-]+", "_", parts[-1], flags=re.ASCII).strip("._")[-60:]
     return f"{hashlib.sha256(os.fsencode(unique)).hexdigest()[:16]}-{tail or 'file'}"

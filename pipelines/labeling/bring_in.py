@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import DataError, listed
-from pipelines.core.io import canonical_json, link_or_copy, sha256_file, write_text
+from pipelines.core.io import canonical_json, iter_jsonl, jsonl_text, link_or_copy, sha256_file, write_text
 from pipelines.core.types import Annotation
 from pipelines.formats.reading import Problem, geometry_problem
 from pipelines.labeling.datasets import FoundDataset, FoundImage, FoundLabel
@@ -31,7 +31,7 @@ class Plan:
 
     name: str
     images: tuple[tuple[str, Path, str], ...]
-    log_text: str
+    log: tuple[Mapping[str, str], ...]
     label_file: str
     label_text: str
     problems: tuple[Problem, ...]
@@ -73,7 +73,7 @@ def plan(dataset: FoundDataset, name: str, class_of: Mapping[str, str], progress
     return Plan(
         name=name,
         images=tuple((image.name, image.path, ids[image.name]) for image in dataset.images),
-        log_text="".join(canonical_json(_log_row(image, name)) + "\n" for image in dataset.images),
+        log=tuple(_log_row(image, name) for image in dataset.images),
         label_file=label_file,
         label_text=label_text,
         problems=tuple(problems),
@@ -120,7 +120,8 @@ def _labeled_ids(text: str) -> set[str]:
 
 
 def write(job: Plan, inbox: Path, labels: Path, progress: Callable[[Sequence[tuple[str, Path, str]]], Any] = tuple) -> int:
-    """Write what is not there yet, labels last; returns how many images were new. What is there with the same bytes is not touched.
+    """Write what is not there yet, labels last; returns how many images were new. What is there with the same bytes is not touched, and what people
+    added to the log stays.
 
     Raises:
         DataError: see `refusals`; nothing is written then.
@@ -137,7 +138,7 @@ def write(job: Plan, inbox: Path, labels: Path, progress: Callable[[Sequence[tup
         if not target.exists():
             link_or_copy(path.resolve(), target)
             new += 1
-    for target, text in ((folder / _LOG, job.log_text), (labels / job.label_file, job.label_text)):
+    for target, text in ((folder / _LOG, _log_text(job, folder / _LOG)), (labels / job.label_file, job.label_text)):
         if not target.is_file() or target.read_bytes() != text.encode():
             write_text(target, text)
     return new
@@ -197,6 +198,13 @@ def _tasks_text(dataset: FoundDataset, ids: Mapping[str, str]) -> str:
 
 def _log_row(image: FoundImage, name: str) -> dict[str, str]:
     return {"file": image.name, "source": name, **({"split": image.split} if image.split else {})}
+
+
+def _log_text(job: Plan, path: Path) -> str:
+    """The log with what stands in an earlier one beside what the dataset says: people add groups to it, and rows of other files."""
+    before = {str(row.get("file")): row for row in iter_jsonl(path)} if path.is_file() else {}
+    rows = [{**before.pop(row["file"], {}), **row} for row in job.log]
+    return jsonl_text([*rows, *before.values()])
 
 
 def _sentence(problem: Problem) -> str:

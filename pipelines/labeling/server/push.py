@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import DataError, ServerError, listed
+from pipelines.core.errors import ServerError, listed
+from pipelines.core.params import UPLOAD
 from pipelines.formats.labelstudio import prediction_from_boxes
 from pipelines.formats.labelstudio_config import IMAGE_KEY
 from pipelines.labeling.server.client import RejectedError
@@ -17,7 +18,6 @@ from pipelines.labeling.server.project import Bar, Project, chunks
 from pipelines.labeling.server.push_plan import PushPlan, ServerTask, plan_push, server_tasks
 from pipelines.labeling.server.questions import Question, Questions
 
-UPLOAD = "upload"
 _TASKS_A_CALL = 500
 _FILES_A_CALL = 20
 _ROUNDS = 8  # two pushes at once need three; more means that something keeps changing the tasks
@@ -66,7 +66,6 @@ def push(project: Project, questions: Questions, prelabels: Prelabels | None, ra
 
     Raises:
         ServerError: the server fails, or its tasks keep changing.
-        DataError: `images` has another placeholder.
     """
     version = prelabels.version if prelabels else None
     report = PushReport(version, questions.not_kept)
@@ -140,10 +139,7 @@ def _prediction(project: Project, question: Question, prelabels: Prelabels) -> d
 def _addresses(project: Project, questions: Sequence[Question], raw: Path, images: str, bar: Bar) -> Mapping[str, str]:
     """Image_id to the address of its picture, uploading what is not there yet."""
     if images != UPLOAD:
-        try:
-            return {item.image_id: images.format(path=item.image.path, image_id=item.image_id) for item in questions}
-        except (KeyError, IndexError, ValueError) as error:
-            raise DataError(f"labeling.images = {images!r} cannot be filled in ({error!r}): use {{path}} or {{image_id}}, or `upload`") from error
+        return {item.image_id: images.format(path=item.image.path, image_id=item.image_id) for item in questions}
     if not questions:
         return {}
     names = {item.image_id: f"{item.image_id}{Path(item.image.path).suffix}" for item in questions}
