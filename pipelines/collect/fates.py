@@ -66,12 +66,12 @@ def with_exact_duplicates(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def find_clusters(kept: pl.DataFrame, thumbnails: NDArray[np.uint8], known: Nodes, radius_bits: int, max_difference: float) -> Nodes:
-    """For each of `thumbnails` the one of the smallest image_id among its near-duplicates, by position; NO_CLUSTER where none of `kept` has it.
+    """For each of `thumbnails` the first of its cluster, by position; NO_CLUSTER where none of `kept` has it.
 
-    `kept` has `image_id`, `phash` and `thumbnail_at`, the position. `known` is what an earlier call gave, for as many as there were then; only what
-    is new, or was in a cluster that lost an image, is compared again.
+    `kept` has `phash` and `thumbnail_at`, the position. `known` is what an earlier call gave, for as many as there were then; only what is new, or
+    was in a cluster that lost an image, is compared again.
     """
-    kept = kept.select("image_id", "phash", "thumbnail_at").sort("image_id")
+    kept = kept.select("phash", "thumbnail_at").sort("thumbnail_at")
     at = kept["thumbnail_at"].to_numpy()
     row_at, before, found = (np.full(len(thumbnails), NO_CLUSTER, dtype=np.int64) for _ in range(3))
     row_at[at] = np.arange(len(at))

@@ -174,8 +174,10 @@ def _is_plain(name: str) -> bool:
 def _walk(folder: str, prefix: str, root: Path, found: _Entries) -> None:
     """Add everything below that is not a plain folder."""
     names, stamps, inodes = found.names, found.stamps, found.inodes
-    with os.scandir(folder) as entries:
-        for entry in entries:  # once a file: what is usual comes first, and without a call
+    folders: list[str] = []
+    opened = os.open(folder, os.O_RDONLY)  # names of an open folder are looked up at once, paths from their beginning
+    try:
+        for entry in os.scandir(opened):  # once a file: what is usual comes first, and without a call
             if entry.name[0] == "." and not entry.name.startswith(".."):  # `..\\x.jpg` from an archive is no hidden file
                 continue
             name = prefix + entry.name
@@ -185,15 +187,19 @@ def _walk(folder: str, prefix: str, root: Path, found: _Entries) -> None:
                 stamps.extend((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
                 inodes.append(stat.st_ino)
             elif entry.is_symlink():
-                refused = _link_refusal(Path(entry.path), root)
+                refused = _link_refusal(Path(folder, entry.name), root)
                 if refused is None:
                     found.add(name, entry.stat())
                 else:
                     found.refused[name] = refused
             elif entry.is_dir():
-                _walk(entry.path, f"{name}/", root, found)
+                folders.append(entry.name)
             else:
                 found.refused[name] = REASON_NOT_A_FILE
+    finally:
+        os.close(opened)
+    for name in folders:
+        _walk(f"{folder}/{name}", f"{prefix}{name}/", root, found)
 
 
 def _link_refusal(link: Path, root: Path) -> str | None:

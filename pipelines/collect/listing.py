@@ -41,24 +41,29 @@ def listing(root: str, name: str) -> Listing:
     folders: list[str] = []
     empty: list[str] = []
 
-    def add(path: str, entry: os.DirEntry[str]) -> None:
-        if path.isascii():
-            paths.append(path)
-            sizes.append(entry.stat().st_size)
-        else:
-            odd.append(path)
+    def add(files: list[os.DirEntry[str]], folder: str) -> None:
+        for file in files:
+            path = f"{folder}/{file.name}"
+            if path.isascii():
+                paths.append(path)
+                sizes.append(file.stat().st_size)
+            else:
+                odd.append(path)
 
     for entry in os.scandir(f"{root}/{name}") if os.path.isdir(f"{root}/{name}") else ():  # noqa: PTH112
+        if not entry.is_dir(follow_symlinks=False):
+            add([entry], name)
+            continue
         path = f"{name}/{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            files = list(os.scandir(entry.path))
-            for file in files:
-                add(f"{path}/{file.name}", file)
-            folders.append(path)
-            if not files:
-                empty.append(path)
-        else:
-            add(path, entry)
+        opened = os.open(entry.path, os.O_RDONLY)  # names of an open folder are looked up at once, paths from their beginning
+        try:
+            files = list(os.scandir(opened))
+            add(files, path)
+        finally:
+            os.close(opened)
+        folders.append(path)
+        if not files:
+            empty.append(path)
     return paths, sizes.tobytes(), odd, folders, empty
 
 

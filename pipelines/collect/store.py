@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +45,6 @@ class ImageStore:
         """The folder that paths start from."""
         return self._raw
 
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        """What lay there: made when an image is put in, and joined as a table otherwise."""
-        return dict(zip(self._there["path"].to_list(), self._there["bytes"].to_list(), strict=True))
-
     def add(self, relative: str, size: int) -> None:
         """Take notice of an image that another process stored."""
         self._new[relative] = size
@@ -62,8 +56,9 @@ class ImageStore:
         if folder not in self._folders:  # several threads may make the same folder
             Path(self._raw, folder).mkdir(parents=True, exist_ok=True)
             self._folders.add(folder)
-        if self._sizes.get(relative) != len(content):
-            _write(f"{self._raw}/{relative}", content)
+        path = f"{self._raw}/{relative}"
+        if not len(self._there) or _size(path) != len(content):
+            _write(path, content)
         self._new[relative] = len(content)
 
     def missing(self, kept: pl.DataFrame) -> pl.DataFrame:
@@ -104,12 +99,18 @@ class ImageStore:
 def put_image(raw: str, relative: str, content: bytes) -> None:
     """As `ImageStore.put`, for a process that does not know what lies there."""
     path = f"{raw}/{relative}"
-    try:
-        if os.stat(path).st_size == len(content):  # noqa: PTH116
-            return
-    except FileNotFoundError:
+    size = _size(path)
+    if size is None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _write(path, content)
+    if size != len(content):
+        _write(path, content)
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except FileNotFoundError:
+        return None
 
 
 def _write(path: str, content: bytes) -> None:
