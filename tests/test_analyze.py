@@ -160,7 +160,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], Any], str]
     "an unknown image": (lambda _, results: results[0].update(image_id=9), "image_id the truth file does not know (9)"),
     "an unknown category": (lambda _, results: results[0].update(category_id=9), "category_id the truth file does not know (9)"),
     "no score": (lambda _, results: results[0].pop("score"), "detections without a score (position 0)"),
-    "text for a number": (lambda _, results: results[0].update(score="high"), "dt.json is not COCO JSON"),
+    "text for a number": (
+        lambda _, results: results[0].update(score="high"),
+        'not COCO JSON (error deserializing value "String("high")" as numeric.): restore',
+    ),
 }
 
 

@@ -386,6 +386,20 @@ def test_labels_of_another_set_of_the_same_name_are_never_overwritten(kind: str,
     assert before.items() < project.written().items()
 
 
+@pytest.mark.parametrize("damage", ["one line is cut", "a name with U+2028"])
+def test_a_label_file_that_people_changed_is_never_overwritten_unseen(damage: str, project: Project, capsys: pytest.CaptureFixture[str]):
+    image_id = project.image("JPEGImages/a.jpg")
+    project.voc("a", BOLT)
+    target = project.folder / "labels/set.jsonl"
+    target.parent.mkdir()
+    row = json.dumps({"image_id": "0" * 64, "source": "line\u2028two"}, ensure_ascii=False) + "\n"
+    target.write_text(row if damage == "a name with U+2028" else row + '{"image_id": "' + image_id[:9])
+    before = target.read_bytes()
+    assert main(project.arguments("voc")) == 2
+    assert {"one line is cut": "cannot be read, so its labels", "a name with U+2028": "has labels of 1 images"}[damage] in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
 def test_another_image_of_the_same_name_is_never_overwritten(project: Project, capsys: pytest.CaptureFixture[str]):
     for name in ("a", "b"):
         project.image(f"JPEGImages/{name}.jpg")

@@ -229,6 +229,8 @@ BAD = {
     "an unknown class": ("x.jsonl", '{"image": "a", "complaint": "b", "class": "c"}\n', "x.jsonl line 1: class 'c' is not in params.yaml"),
     "a broken box": ("x.csv", "image,complaint,box\na,b,1 2 3\n", "x.csv line 2: box is '1 2 3', wanted"),
     "a box inside out": ("x.jsonl", '{"image": "a", "complaint": "b", "box": [9, 0, 1, 5]}\n', "x.jsonl line 1: box is"),
+    "a box without end": ("x.jsonl", '{"image": "a", "complaint": "b", "box": [1, 1, Infinity, 5]}\n', "x.jsonl line 1: box is"),
+    "a class that is no text": ("x.jsonl", '{"image": "a", "complaint": "b", "class": ["bolt"]}\n', "class ['bolt'] is not in params.yaml"),
     "not JSON": ("x.jsonl", "broken\n", "x.jsonl line 1: not JSON"),
     "no object": ("x.jsonl", "[1]\n", "x.jsonl line 1: not a JSON object"),
 }
@@ -248,6 +250,12 @@ def test_broken_feedback_is_one_line(project: Path, capsys: pytest.CaptureFixtur
 def test_every_broken_row_is_told() -> None:
     with pytest.raises(Exception, match=r"2 rows: a.jsonl line 1: lacks complaint; b.csv line 3: lacks image"):
         read_complaints({"b.csv": "image,complaint\nx,y\n,z\n", "a.jsonl": '{"image": "q"}\n'}, {})
+
+
+def test_a_line_may_hold_every_sign_that_json_allows() -> None:
+    text = "too late\u2028and twice\x85"
+    (complaint,) = read_complaints({"a.jsonl": json.dumps({"image": "q", "complaint": text}, ensure_ascii=False) + "\r\n"}, {})
+    assert complaint.text == text.strip()
 
 
 def test_images_that_came_after_the_predictions_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,8 @@ def _parsed(content: bytes, schema: dict[str, Any], name: str) -> pl.DataFrame:
     try:
         return pl.read_json(io.BytesIO(content), schema=schema)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name} is not COCO JSON ({' '.join(str(error).split())[:200]}): restore it or name another file") from error
+        cause = str(error).partition("\n")[0]  # what follows is advice to who calls polars
+        raise DataError(f"{name} is not COCO JSON ({cause[:200]}): restore it or name another file") from error
 
 
 def _boxes(frame: pl.DataFrame, name: str, what: str) -> Floats:

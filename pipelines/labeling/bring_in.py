@@ -101,7 +101,10 @@ def refusals(job: Plan, inbox: Path, labels: Path) -> list[str]:
         )
     target = labels / job.label_file
     if target.is_file():
-        lost = sorted(_labeled_ids(target.read_bytes().decode(errors="replace")) - _labeled_ids(job.label_text))
+        before = _labeled_ids(target.read_bytes().decode(errors="replace"))
+        lost = sorted((before or set()) - (_labeled_ids(job.label_text) or set()))
+        if before is None:
+            found.append(f"{target} cannot be read, so its labels would be lost unseen: mend it, choose another --name, or remove that file")
         if lost:
             found.append(
                 f"{target} has labels of {len(lost)} images that this dataset has none for ({listed([name[:12] for name in lost], 3)}):"
@@ -110,13 +113,13 @@ def refusals(job: Plan, inbox: Path, labels: Path) -> list[str]:
     return found
 
 
-def _labeled_ids(text: str) -> set[str]:
-    """The images that a label file speaks of; none where it cannot be read."""
+def _labeled_ids(text: str) -> set[str] | None:
+    """The images that a label file speaks of; None where it cannot be read."""
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
         return {str(image_id) for row in rows if (image_id := row.get("data", row).get("image_id"))}
     except (ValueError, AttributeError, RecursionError):
-        return set()
+        return None
 
 
 def write(job: Plan, inbox: Path, labels: Path, progress: Callable[[Sequence[tuple[str, Path, str]]], Any] = tuple) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ def _rows(name: str, text: str) -> list[tuple[str, Mapping[str, Any] | str]]:
         for number, row in enumerate(reader, start=2):
             rows.append((f"{name} line {number}", {key: value for key, value in row.items() if key is not None and value not in (None, "")}))
         return rows
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would end lines at signs that a JSON text may hold, like U+2028
         if not line.strip():
             continue
         try:
@@ -102,7 +103,7 @@ def _complaint(row: Mapping[str, Any], where: str, class_of: Mapping[str, str]) 
     if missing:
         return f"lacks {' and '.join(missing)}"
     name = row.get("class")
-    if name is not None and name not in class_of:
+    if name is not None and not (isinstance(name, str) and name in class_of):
         return f"class {name!r} is not in params.yaml"
     box = row.get("box")
     parts = box.split() if isinstance(box, str) else box
@@ -112,8 +113,8 @@ def _complaint(row: Mapping[str, Any], where: str, class_of: Mapping[str, str]) 
             x1, y1, x2, y2 = (float(value) for value in parts)
         except (TypeError, ValueError):
             return f"box is {box!r}, wanted [x1, y1, x2, y2]"
-        if not (x1 < x2 and y1 < y2):
-            return f"box is {box!r}, wanted [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
+        if not (-math.inf < x1 < x2 < math.inf and -math.inf < y1 < y2 < math.inf):
+            return f"box is {box!r}, wanted finite [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
         place = (x1, y1, x2, y2)
     image = row["image_id"] if isinstance(row.get("image_id"), str) else row["image"].strip()
     return Complaint(image, row["complaint"].strip(), None if name is None else class_of[name], place, where)

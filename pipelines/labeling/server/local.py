@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def start(program: Path, data: Path, port: int | None = None) -> LocalServer:
     password = before.password if before else secrets.token_urlsafe(_PASSWORD_BYTES)
     secret_key = before.secret_key if before else secrets.token_urlsafe(_KEY_BYTES)
     port = port or free_port()
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)  # its database and server.json hold what gives access
     environment = {**os.environ, **_QUIET, "LABEL_STUDIO_BASE_DATA_DIR": str(data.resolve())}
     environment |= {"LABEL_STUDIO_USERNAME": user, "LABEL_STUDIO_PASSWORD": password}  # not as arguments, which everyone on the machine can read
     if secret_key:
@@ -79,10 +80,8 @@ def start(program: Path, data: Path, port: int | None = None) -> LocalServer:
     with (data / _LOG).open("ab") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=data)
     server = LocalServer(process.pid, psutil.Process(process.pid).create_time(), f"http://{HOST}:{port}", user, password, secret_key)
-    record = data / _RECORD
-    record.touch(mode=0o600)
-    write_json(record, asdict(server))
-    record.chmod(0o600)
+    write_json(data / _RECORD, asdict(server))
+    (data / _RECORD).chmod(0o600)
     _wait(server, data)
     return server
 
@@ -92,13 +91,14 @@ def stop(data: Path, with_signal: signal.Signals = signal.SIGTERM) -> bool:
     server = _recorded(data)
     if server is None or not server.running():
         return False
-    process = psutil.Process(server.pid)
-    process.send_signal(with_signal)
-    try:
-        process.wait(timeout=20)
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=20)
+    with suppress(psutil.NoSuchProcess):  # it ends by itself meanwhile
+        process = psutil.Process(server.pid)
+        process.send_signal(with_signal)
+        try:
+            process.wait(timeout=20)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=20)
     return True
 
 
@@ -106,8 +106,17 @@ def new_token(url: str, user: str, password: str) -> str:
     """A personal access token of `user`, in place of any older one.
 
     Raises:
-        ServerError: the log-in is refused or the server answers otherwise.
+        ServerError: the server cannot be reached, refuses the log-in or answers otherwise.
     """
+    import httpx
+
+    try:
+        return _new_token(url, user, password)
+    except httpx.RequestError as error:
+        raise ServerError(f"{url} cannot be reached ({error}): run `detloop labels serve` again, its log says why") from None
+
+
+def _new_token(url: str, user: str, password: str) -> str:
     import httpx
 
     with httpx.Client(base_url=url, timeout=60.0) as http:
