@@ -19,7 +19,7 @@ from pipelines.core.io import jsonl_text
 from pipelines.core.records import read_annotations, read_annotations_table, rounded_floats, row_from_annotation, write_annotations
 from pipelines.core.tables import ANNOTATIONS_SCHEMA, read_jsonl_table, write_arrow, write_jsonl_table, write_lines, write_parquet
 from pipelines.core.types import Annotation, Box
-from pipelines.dataset.assignments import read_assignments, read_assignments_table, write_assignments
+from pipelines.dataset.assignments import assignments_content, read_assignments, read_assignments_table, remember_assignments
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 NUMBERS = st.floats(-1e5, 1e5) | st.sampled_from([0.0, -0.0, 0.001, 0.0005, 1e-9, 2.6755, 1e15, 1e17, 3.0])
@@ -144,7 +144,7 @@ def test_assignments_are_those_of_the_lines(sides: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "assignments.jsonl"
         rows = [{"image_id": name, "split": side, "component": name} for name, side in sides.items()]
-        write_assignments(path, pl.DataFrame(rows, schema=dict.fromkeys(("image_id", "split", "component"), pl.String)))
+        path.write_bytes(assignments_content(pl.DataFrame(rows, schema=dict.fromkeys(("image_id", "split", "component"), pl.String))))
         assert path.read_text() == jsonl_text(sorted(rows, key=lambda row: row["image_id"]))
         assert read_assignments_table(path).to_dicts() == [vars(entry) for entry in read_assignments(path).values()]
 
@@ -152,7 +152,8 @@ def test_assignments_are_those_of_the_lines(sides: dict[str, str]) -> None:
 def test_remembered_assignments_are_those_of_the_file_as_it_is(tmp_path: Path) -> None:
     path, work = tmp_path / "assignments.jsonl", tmp_path / "work"
     rows = [{"image_id": name, "split": "train", "component": "a"} for name in "cab"]
-    write_assignments(path, pl.DataFrame(rows), work)
+    path.write_bytes(assignments_content(pl.DataFrame(rows)))
+    remember_assignments(path.read_bytes(), pl.DataFrame(rows), work)
     assert read_assignments_table(path, work).equals(read_assignments_table(path))
     (memory,) = work.rglob("*.arrow")
     pl.read_ipc(memory).with_columns(component=pl.lit("remembered")).write_ipc(memory)
@@ -164,5 +165,5 @@ def test_remembered_assignments_are_those_of_the_file_as_it_is(tmp_path: Path) -
     path.write_text(lines)
     memory.write_bytes(b"torn")
     assert set(read_assignments_table(path, work)["component"]) == {"a"}
-    write_assignments(path, pl.DataFrame(rows[:2]), work)
+    remember_assignments(assignments_content(pl.DataFrame(rows[:2])), pl.DataFrame(rows[:2]), work)
     assert len(list(work.rglob("*.arrow"))) == 1

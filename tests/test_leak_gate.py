@@ -208,7 +208,7 @@ def stacked(contents: Iterator[bytes]) -> Picture:
 
 
 def alike(looks: Picture, first: list[int], second: list[int]) -> list[tuple[int, int]]:
-    return [(pair.a, pair.b) for pair in alike_pairs(looks, coarse_cells(looks), first, second)]
+    return [(pair.a, pair.b) for pair in alike_pairs(looks, coarse_cells(looks), np.array(first), np.array(second))]
 
 
 # --- no false stops

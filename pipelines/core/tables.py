@@ -6,6 +6,7 @@ Apart from `pipelines.core.io` and `pipelines.core.types` so that whoever only r
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,6 +154,13 @@ def write_jsonl_table(path: Path, frame: pl.DataFrame) -> None:
     """Write one canonical JSON line a row, as `pipelines.core.io.canonical_json` has it, if no float but 0 is below 0.001."""
     with _table_file(path) as file:
         frame.select(sorted(frame.columns)).write_ndjson(file)
+
+
+def jsonl_bytes(frame: pl.DataFrame) -> bytes:
+    """What `write_jsonl_table` writes."""
+    content = io.BytesIO()
+    frame.select(sorted(frame.columns)).write_ndjson(content)
+    return content.getvalue()
 
 
 def write_lines(path: Path, lines: pl.Series) -> None:

@@ -13,7 +13,7 @@ anything in pictures without contrast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,19 +49,19 @@ class AlikePair:
     score: float
 
 
-def alike_pairs(thumbnails: Thumbnail, coarse: Floats, first: Sequence[int], second: Sequence[int]) -> Iterator[AlikePair]:
+def alike_pairs(thumbnails: Thumbnail, coarse: Floats, first: NDArray[np.int64], second: NDArray[np.int64]) -> Iterator[AlikePair]:
     """Pairs of alike pictures, one out of `first` and one out of `second`, in order of position.
 
     Both are positions in `thumbnails`, (N, 48, 48) grey, whose `coarse_cells` are `coarse`.
     """
-    if not first or not second:
+    if not len(first) or not len(second):
         return
-    a, b = np.array(first), np.array(second)
-    across = coarse[b].T
-    rows = max(1, _BLOCK_CELLS // len(b))
-    for start in range(0, len(a), rows):
-        i, j = np.divmod(np.flatnonzero(coarse[a[start : start + rows]] @ across >= MIN_COARSE), len(b))  # np.nonzero takes longer than the product
-        pairs = np.stack([a[start + i], b[j]], axis=1)
+    across = coarse[second].T
+    rows = max(1, _BLOCK_CELLS // len(second))
+    for start in range(0, len(first), rows):
+        close = coarse[first[start : start + rows]] @ across >= MIN_COARSE
+        i, j = np.divmod(np.flatnonzero(close), len(second))  # np.nonzero takes longer than the product
+        pairs = np.stack([first[start + i], second[j]], axis=1)
         for at in range(0, len(pairs), _BLOCK_PAIRS):
             block = pairs[at : at + _BLOCK_PAIRS]
             for one, other in block[_tangent(thumbnails, block) >= MIN_TANGENT].tolist():

@@ -11,8 +11,8 @@ import polars as pl
 
 from pipelines.core import tables
 from pipelines.core.errors import DataError, LeakError, listed
-from pipelines.core.io import code_folder, code_key, iter_jsonl, sha256_file
-from pipelines.core.tables import read_arrows, read_jsonl_table, write_arrow, write_jsonl_table
+from pipelines.core.io import code_folder, code_key, iter_jsonl, sha256_bytes, sha256_file
+from pipelines.core.tables import jsonl_bytes, read_arrows, read_jsonl_table, write_arrow
 from pipelines.core.types import LABELED_SPLITS, Split
 
 ASSIGNMENTS_SCHEMA: dict[str, pl.DataType] = {"image_id": pl.String(), "split": pl.String(), "component": pl.String()}
@@ -66,7 +66,7 @@ def read_assignments(path: Path) -> dict[str, Assignment]:
 
 
 def read_assignments_table(path: Path, work: Path | None = None) -> pl.DataFrame:
-    """As `read_assignments`, as a table (ASSIGNMENTS_SCHEMA): as a whole where the file is as `write_assignments` leaves it, else line by line.
+    """As `read_assignments`, as a table (ASSIGNMENTS_SCHEMA): as a whole where the file is as `assignments_content` makes it, else line by line.
 
     What it left last is remembered in the folder `work`, if there is one, and is not parsed again.
     """
@@ -88,25 +88,27 @@ def _each_on_one_side(table: pl.DataFrame) -> bool:
     return len(several.unique(["component", "split"])) == several["component"].n_unique()
 
 
-def write_assignments(path: Path, assignments: pl.DataFrame, work: Path | None = None) -> None:
-    """Write all lines, sorted by image_id. In the folder `work`, if there is one, they are remembered as a table."""
-    table = assignments.select(list(ASSIGNMENTS_SCHEMA)).sort("image_id")
-    write_jsonl_table(path, table)
-    if work is not None:
-        memory = _memory(path, work)
-        for other in memory.parent.iterdir():
-            other.unlink()
-        write_arrow(memory, table)
+def assignments_content(assignments: pl.DataFrame) -> bytes:
+    """The file of these assignments (ASSIGNMENTS_SCHEMA): all lines, sorted by image_id."""
+    return jsonl_bytes(assignments.select(list(ASSIGNMENTS_SCHEMA)).sort("image_id"))
+
+
+def remember_assignments(content: bytes, assignments: pl.DataFrame, work: Path) -> None:
+    """Have in the folder `work` the table of the file with this `content`, in place of any other."""
+    memory = _memory(sha256_bytes(content), work)
+    for other in memory.parent.iterdir():
+        other.unlink()
+    write_arrow(memory, assignments.select(list(ASSIGNMENTS_SCHEMA)).sort("image_id"))
 
 
 def _remembered(path: Path, work: Path) -> pl.DataFrame | None:
     """The table of exactly this file; None where it is not known."""
     try:
-        return read_arrows([_memory(path, work)], ASSIGNMENTS_SCHEMA)
+        return read_arrows([_memory(sha256_file(path), work)], ASSIGNMENTS_SCHEMA)
     except DataError:
         return None
 
 
-def _memory(path: Path, work: Path) -> Path:
+def _memory(content_hash: str, work: Path) -> Path:
     """Where the table of a file with this content is remembered."""
-    return code_folder(work, "assigned-", code_key([tables, sys.modules[__name__]], [pl.__version__])) / f"assignments-{sha256_file(path)}.arrow"
+    return code_folder(work, "assigned-", code_key([tables, sys.modules[__name__]], [pl.__version__])) / f"assignments-{content_hash}.arrow"

@@ -129,7 +129,8 @@ def build_dataset(
     states = in_pool["label_state"].fill_null("unlabeled")
     stands = pl.coalesce("near_duplicate_of", "image_id")
     looks = items.filter(pl.col("split").is_in(LABELED_SPLITS) & pl.col("near_group").is_not_null()).select(stands).to_series()
-    orphans = labels.join(manifest.filter(pl.col("status") == "kept"), "image_id", "anti")["image_id"]
+    with_image = pl.concat([part.select("label_row") for part in (items, left_out)])
+    orphans = labels.select("image_id").with_row_index("label_row").join(with_image, "label_row", "anti")["image_id"]
     return Dataset(
         samples=samples,
         boxes=_boxes(samples),

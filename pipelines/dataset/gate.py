@@ -15,8 +15,8 @@ from pipelines.dataset.looks import Looks
 LEFT_OUT = "left out"
 
 
-def check_pictures(dataset: Dataset, raw: Path, work: Path) -> list[Lookalikes]:
-    """Look at the pictures of train, val, test and of what left them; those that pass are noted in the folder `work`.
+def check_pictures(dataset: Dataset, raw: Path, looks: Looks) -> list[Lookalikes]:
+    """Look at the pictures of train, val, test and of what left them; those that pass are noted in `looks`.
 
     Returns pairs of an image that params.yaml leaves out and one that stays, for the metrics.
 
@@ -27,7 +27,6 @@ def check_pictures(dataset: Dataset, raw: Path, work: Path) -> list[Lookalikes]:
         LeakError: one scene on two sides.
         MissingInputError, DataError: an image is gone, or none.
     """
-    looks = Looks(work)
     labeled = dataset.samples.filter(pl.col("split") != "pool")
     wanted = ["image_id", "path", "width_px", "height_px"]
     looks.require(pl.concat([labeled.select(wanted), dataset.left.select(wanted)]), raw)

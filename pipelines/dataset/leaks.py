@@ -122,7 +122,7 @@ def _pairs(members: pl.DataFrame, thumbnails: Thumbnail, cells: Floats) -> Itera
     rows = {side: np.flatnonzero((members["side"] == side).to_numpy()) for side in sides}
     for one, other in combinations(sides, 2):
         for first, second in ((rows[one][fresh[rows[one]]], rows[other]), (rows[one][~fresh[rows[one]]], rows[other][fresh[rows[other]]])):
-            for pair in alike_pairs(thumbnails, cells, place[first].tolist(), place[second].tolist()):
+            for pair in alike_pairs(thumbnails, cells, place[first], place[second]):
                 yield AlikePair(int(row_at[pair.a]), int(row_at[pair.b]), pair.score)
     for a, b in _moments_apart(members, fresh):
         score = aligned(thumbnails[place[a]], thumbnails[place[b]], shifted=True)

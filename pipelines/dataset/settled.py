@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipelines.core.types import LABELED_SPLITS
+
 Ints = NDArray[np.int64]
 
 
@@ -18,11 +20,15 @@ def settled(items: pl.DataFrame, use_given: bool) -> pl.Series:
 
     `items` has `source`, `group`, `near_group`, `copies`, `given_split`, `past` (the side in the assignments file) and `waits`.
     """
-    sides = pl.DataFrame({"component": components(items), "past": items["past"], "given": items["given_split"], "waits": items["waits"]})
-    known = [pl.col("past")] + ([pl.col("given")] if use_given else [])
-    lowest, highest = pl.min_horizontal(*known).min().over("component"), pl.max_horizontal(*known).max().over("component")
-    one_side = (lowest == highest).fill_null(value=True)
-    return sides.select(settled=one_side & ~pl.col("waits").any().over("component"))["settled"]
+    known = ["past", "given_split"] if use_given else ["past"]
+    codes = items.select(pl.col(known).cast(pl.Enum(LABELED_SPLITS)).to_physical().cast(pl.Int8))
+    component = components(items)
+    lowest, highest = np.full(len(items), len(LABELED_SPLITS), np.int8), np.full(len(items), -1, np.int8)
+    np.minimum.at(lowest, component, codes.min_horizontal().fill_null(len(LABELED_SPLITS)).to_numpy())
+    np.maximum.at(highest, component, codes.max_horizontal().fill_null(-1).to_numpy())
+    waits = np.zeros(len(items), dtype=bool)
+    waits[component[items["waits"].to_numpy()]] = True
+    return pl.Series("settled", ((lowest >= highest) & ~waits)[component])
 
 
 def components(items: pl.DataFrame) -> Ints:

@@ -6,14 +6,15 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.core.cli import stage_main
-from pipelines.core.io import new_folder, write_json, write_jsonl, write_metrics
+from pipelines.core.io import new_folder, write_bytes, write_json, write_jsonl, write_metrics
 from pipelines.core.params import load_params
 from pipelines.core.records import read_annotations_table, read_manifest
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import SPLITS, Split
-from pipelines.dataset.assignments import read_assignments_table, write_assignments
+from pipelines.dataset.assignments import assignments_content, read_assignments_table, remember_assignments
 from pipelines.dataset.build import build_dataset, write_split
 from pipelines.dataset.gate import check_pictures
+from pipelines.dataset.looks import Looks
 from pipelines.dataset.rounds import dataset_hash, drift, profile, read_rounds, with_round
 from pipelines.dataset.summary import dataset_card, dataset_metrics
 
@@ -32,6 +33,7 @@ def work(args: argparse.Namespace) -> None:
         manifest = pool.submit(read_manifest, args.manifest)
         annotations = pool.submit(read_annotations_table, args.annotations, args.work)
         history = pool.submit(read_assignments_table, args.assignments, args.work)
+        looks = pool.submit(Looks, args.work)
     dataset = build_dataset(
         manifest.result(),
         annotations.result(),
@@ -46,12 +48,15 @@ def work(args: argparse.Namespace) -> None:
     with new_folder(args.dataset) as new, ThreadPoolExecutor() as pool:
         hashes = {f"{split}.jsonl": pool.submit(write_split, new / f"{split}.jsonl", dataset, split) for split in SPLITS}
         now, card = pool.submit(profile, dataset), pool.submit(dataset_card, dataset, classes)
-        explained = check_pictures(dataset, args.raw, args.work)
-        assigned = pool.submit(write_assignments, args.assignments, dataset.assignments, args.work)
+        content = pool.submit(assignments_content, dataset.assignments)
+        explained = check_pictures(dataset, args.raw, looks.result())
+        assigned = pool.submit(write_bytes, args.assignments, content.result())
+        remembered = pool.submit(remember_assignments, content.result(), dataset.assignments, args.work)
         rounds = with_round(read_rounds(args.rounds), dataset_hash({name: found.result() for name, found in hashes.items()}), now.result())
         write_json(new / "card.json", {**card.result(), "drift": drift(rounds)})
         metrics = dataset_metrics(dataset, card.result(), fractions, explained)
         assigned.result()
+        remembered.result()
     write_jsonl(args.rounds, rounds)
     write_metrics(args.metrics, metrics)
     sizes = ", ".join(f"{split} {len(dataset.of(split))}" for split in SPLITS)
