@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,11 @@ def write_snapshot(synced: Synced, rules: LabelingParams, paths: SyncPaths, acce
     """
     if rules.source == "label_studio" and not accept_loss:
         require_few_lost(last_snapshot(paths), synced.annotations, rules.max_loss_fraction)
-    write_jsonl_table(paths.issues, synced.issue_table)
-    write_metrics(paths.metrics, synced.metrics)
-    write_lines(paths.annotations, synced.lines)
+    with ThreadPoolExecutor() as pool:  # polars sorts and writes without Python's lock
+        written = pool.submit(lambda: write_lines(paths.annotations, synced.lines))
+        write_jsonl_table(paths.issues, synced.issue_table)
+        write_metrics(paths.metrics, synced.metrics)
+        written.result()
     states = synced.metrics["states"]
     return (
         f"{states['labeled']} labeled, {states['verified_empty']} verified empty, {states['skipped']} skipped, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -29,11 +30,26 @@ _KEPT, _DROPPED, _UNKNOWN = "kept", "dropped", "unknown"
 
 @dataclass(frozen=True)
 class Synced:
-    """The snapshot (its lines, by image_id) and what is told about it (ISSUES_SCHEMA, sorted)."""
+    """What became of the images (`outcomes` as in `memory`, without their issues), and what is told about it (`issue_table`, ISSUES_SCHEMA, sorted).
 
-    lines: pl.Series
+    `kept` has `image_id` and `origin` of the manifest's kept images. The snapshot and the figures are made when they are asked for.
+    """
+
+    sources: Sources
+    outcomes: pl.DataFrame
     issue_table: pl.DataFrame
-    metrics: dict[str, Any]
+    kept: pl.DataFrame
+    classes: Sequence[str]
+
+    @cached_property
+    def lines(self) -> pl.Series:
+        """The snapshot as it is written, by image_id."""
+        return self.outcomes.select("image_id", "line").drop_nulls("line").sort("image_id")["line"]
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The figures."""
+        return summarize(self.sources, self.outcomes, self.issue_table, self.kept, self.classes)
 
     @property
     def annotations(self) -> tuple[Annotation, ...]:
@@ -75,8 +91,7 @@ def sync(
     outcomes = memory.outcomes.drop("issues").join(units.select("key"), "key", "semi")
     issues = _sorted(sources, memory.issues.join(units.select("key"), "key", "semi", maintain_order="left").drop("key"))
     memory.forget_others(units["key"])
-    metrics = summarize(sources, outcomes, issues, kept.select("image_id", "origin"), classes)
-    return Synced(outcomes.select("image_id", "line").drop_nulls("line").sort("image_id")["line"], issues, metrics)
+    return Synced(sources, outcomes, issues, kept.select("image_id", "origin"), classes)
 
 
 def _facts(images: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
