@@ -181,7 +181,7 @@ def stages() -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize("name", stages())
 def test_dvc_deps_are_the_code_that_the_stage_imports(name: str) -> None:
     stage = stages()[name]
-    match = re.search(r"python -m (\S+)", str(stage["cmd"]))
+    match = re.search(r"python -m (?:pipelines\.core\.stage )?(\S+)", str(stage["cmd"]))
     assert match, f"stage {name} calls no module"
     needed = {FILES[module].relative_to(ROOT) for module in closure(match[1]) if FILES[module].read_text().strip()}
     deps = [Path(str(dep)) for dep in stage["deps"] if str(dep).startswith(TOP)]  # type: ignore[attr-defined]
@@ -194,7 +194,7 @@ def test_dvc_deps_are_the_code_that_the_stage_imports(name: str) -> None:
 @pytest.mark.parametrize("name", stages())
 def test_stage_paths_stand_in_dvc_yaml_only(name: str) -> None:
     stage = stages()[name]
-    match = re.search(r"python -m (\S+)", str(stage["cmd"]))
+    match = re.search(r"python -m (?:pipelines\.core\.stage )?(\S+)", str(stage["cmd"]))
     assert match
     source = FILES[match[1]].read_text()
     assert "data/" not in re.sub(r'"""(?:.|\n)*?"""', "", source).replace("`", ""), f"{match[1]} holds a path of its own"

@@ -76,6 +76,7 @@ def stage_main(prog: str, work: Callable[[argparse.Namespace], int | None], path
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     args = parser.parse_args()
     gc.freeze()  # what the imports made stays: the collector need not look through it again and again
+    gc.enable()
     status = run_guarded(lambda: work(args))
     gc.freeze()  # nor when the interpreter ends
     sys.exit(status)
