@@ -96,7 +96,8 @@ class Project:
 
 def places(stage: str, folder: Path) -> argparse.Namespace:
     """A stage's options as dvc.yaml has them, below `folder`."""
-    words = shlex.split(stage_commands(ROOT)[stage])[3:]
+    words = shlex.split(stage_commands(ROOT)[stage])
+    words = words[words.index("--params") :]
     return argparse.Namespace(**{name.removeprefix("--"): folder / value for name, value in zip(words[::2], words[1::2], strict=True)})
 
 

@@ -178,5 +178,5 @@ class Repro:
 
 def _key(command: str) -> str:
     """The part of a command that tells stages apart: module and precision."""
-    match = re.search(r"-m (\S+stages\S+)(?:.*?--precision (\S+))?", command)
+    match = re.search(r"-m (?:pipelines\.core\.stage )?(\S+stages\S+)(?:.*?--precision (\S+))?", command)
     return f"{match[1]} {match[2]}" if match else ""
