@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.convert.onnx_model import replace_nodes
+from export.convert.onnx_model import drop_unused, replace_nodes
 from export.convert.ranges import tensor_values
 
 LOWEST_PEAK = 0.01  # of the tensor's largest: a channel that was nearly silent on the calibration images is not blown up more than this
@@ -58,10 +58,7 @@ def equalized(model: onnx.ModelProto, peaks: Mapping[str, Sequence[float]]) -> o
             node.input[0], node.input[1] = made[source], f"{node.name}_weight_equalized"
         nodes.append(node)
     replace_nodes(graph, nodes)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unused(graph)
     return result
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.convert.onnx_model import finished_bytes, metadata_of, replace_nodes
+from export.convert.onnx_model import drop_unused, finished_bytes, metadata_of
 from pipelines.core.contract import OutputLayout
 from pipelines.core.errors import DataError
 from pipelines.core.io import canonical_json
@@ -48,7 +48,7 @@ def with_float_layers(int8: onnx.ModelProto, fp32: onnx.ModelProto, layers: Coll
             result.graph.initializer.extend(weights[name] for name in missing)
             present.update(missing)
     _release_readers(result)
-    _drop_unused(result.graph)
+    drop_unused(result.graph)
     return finished_bytes(result, {**metadata_of(int8), FLOAT_LAYERS_KEY: canonical_json(sorted(layers))})
 
 
@@ -128,21 +128,3 @@ def _release_readers(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = exact.get(name, name)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Take out nodes that nothing reads any more (quantizers, and what prepared their input), and constants."""
-    outputs = {value.name for value in graph.output}
-    while True:
-        used = {name for node in graph.node for name in node.input} | outputs
-        kept = [node for node in graph.node if used & set(node.output)]
-        if len(kept) == len(graph.node):
-            break
-        replace_nodes(graph, kept)
-    constants = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-    made = {name for node in graph.node for name in node.output}
-    values = [value for value in graph.value_info if value.name in made]
-    del graph.value_info[:]
-    graph.value_info.extend(values)

@@ -86,6 +86,24 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
     graph.node.extend(copies)
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Take out nodes and constants that nothing reads any more."""
+    outputs = {value.name for value in graph.output}
+    while True:
+        used = {name for node in graph.node for name in node.input} | outputs
+        kept = [node for node in graph.node if used & set(node.output)]
+        if len(kept) == len(graph.node):
+            break
+        replace_nodes(graph, kept)
+    constants = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    made = {name for node in graph.node for name in node.output}
+    values = [value for value in graph.value_info if value.name in made]
+    del graph.value_info[:]
+    graph.value_info.extend(values)
+
+
 def head_nodes(names: Iterable[str]) -> list[str]:
     """Names of the detection head's nodes: those of the last numbered module, such as "/model.23/…".
 

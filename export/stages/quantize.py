@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from export.artifacts import BEFORE_FILE
 from pipelines.core.cli import run_guarded
 from pipelines.core.errors import DataError, ParamsError
 from pipelines.core.images import read_for
-from pipelines.core.io import json_text, read_json, sha256_bytes, sha256_file, write_bytes, write_folder, write_json, write_metrics
+from pipelines.core.io import json_text, read_json, sha256_bytes, write_bytes, write_folder, write_json, write_metrics
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_samples
 from pipelines.core.slices import SliceLimits
@@ -30,19 +30,22 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from export.convert.activations import Fit
     from export.stages.on_val import ValGate
     from pipelines.core.contract import ModelContract
+    from pipelines.core.types import Sample
 
 PRECISIONS = ("fp16", "int8")
 LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless")  # what measured ranges depend on
 SEARCH_IMAGES = 8  # calibration images that rank the layers
+ACTIVATION_IMAGES = 32  # calibration images that activations are fitted on
 WIDENINGS = (1.0, 1.12, 1.25, 1.4, 1.6)  # of the measured ranges: what is cut off is large, and large values carry the detections
 
 
 @dataclass(frozen=True)
 class Quantized:
     """The model, the same before layers went back to float (None: none did), the layers by sensitivity, what the search says of itself, and by which
-    factor of WIDENINGS the measured ranges were widened (None: not int8).
+    factor of WIDENINGS the measured ranges were widened (None: not int8). `activations` tells what became of fitted ones where they were asked for.
     """
 
     content: bytes
@@ -51,6 +54,7 @@ class Quantized:
     fallback: dict[str, Any] | None
     note: str
     widened: float | None = None
+    activations: dict[str, Any] | None = None
 
 
 def work(args: argparse.Namespace) -> None:
@@ -85,15 +89,56 @@ def work(args: argparse.Namespace) -> None:
     about = {"precision": args.precision, "sha256": sha256_bytes(content), "split": "val", **judged.to_json(), "fallback": result.fallback}
     if result.widened is not None:
         about["ranges_widened_by"] = result.widened
+    if result.activations is not None:
+        about["activations"] = result.activations
     write_metrics(args.metrics, about)
     print(f"quantized to {args.precision}: {len(content) / 1e6:.1f} MB{result.note}; on val {judged.sentence()}")
 
 
 def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
-    from export.convert.calibration import calibration_batches, calibration_key, calibration_record, choose_calibration, require_train_only
-    from export.convert.equalize import channel_peaks, equalized
-    from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
-    from export.convert.ranges import METHOD, measured_ranges
+    """Fitted activations where they are asked for and val allows them; else exact ones, with a fallback to float layers where that is not enough."""
+    calibration = _calibration(args, params, contract)
+    about = f", calibrated on {len(calibration.images)} train images"
+    refused = None
+    if params.export.int8_activations == "fitted":
+        from export.convert.activations import with_fitted_activations
+
+        fits = _activation_fits(args, model, calibration, contract)
+        content, widened = _converted(args, params, with_fitted_activations(model, fits), calibration, contract)
+        judged = gate.judge(content)
+        if judged.passes is not False:
+            note = f"{about}, ranges x {widened:g}, {len(fits)} activations fitted"
+            return Quantized(content, None, {}, None, note, widened, {"fitted": len(fits), "refused": None})
+        refused = judged.to_json()
+        about += ", fitted activations lost too much"
+    content, widened = _converted(args, params, model, calibration, contract)
+    note = f"{about}, ranges x {widened:g}"
+    activations = None if refused is None else {"fitted": 0, "refused": refused}
+    judged = gate.judge(content)
+    if judged.passes is not False:
+        return Quantized(content, None, {}, None, note, widened, activations)
+    found = _with_fallback(content, model, list(calibration.batches(SEARCH_IMAGES, "rank layers")), contract, gate, note)
+    return replace(found, widened=widened, activations=activations)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The train images that are measured, their record for the model file, and their inputs (1, 3, H, W): the first `count`, with a title to show."""
+
+    images: Sequence[Sample]
+    record: str
+    batches: Callable[[int, str], Iterator[NDArray[np.float32]]]
+
+    def kept(self, work: Path, model: bytes, method: str) -> Path:
+        """Where what `method` measures on a model is kept."""
+        from export.convert.calibration import calibration_key
+
+        versions = {"method": method, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+        return work / f"{calibration_key(sha256_bytes(model), self.record, versions)}.json"
+
+
+def _calibration(args: argparse.Namespace, params: Params, contract: ModelContract) -> Calibration:
+    from export.convert.calibration import calibration_batches, calibration_record, choose_calibration, require_train_only
 
     settings = params.evaluate
     limits = SliceLimits(settings.small_area_px, settings.medium_area_px, settings.dark_below, settings.bright_above)
@@ -101,30 +146,46 @@ def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, cont
     held_out = [sample.image_id for split in ("val", "test") for sample in read_samples(args.dataset / f"{split}.jsonl")]
     chosen = choose_calibration(train, params.export.calibration_images, limits)
     require_train_only([sample.image_id for sample in chosen], [sample.image_id for sample in train], held_out)
-    record = calibration_record(chosen, limits)
-    versions = {"ranges": METHOD, "widenings": str(WIDENINGS), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
     def batches(count: int, title: str) -> Iterator[NDArray[np.float32]]:
         shown = tqdm(chosen[:count], desc=title, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
         return calibration_batches(shown, contract, lambda sample: read_for(args.raw / sample.path, contract.decode_to_wh))
 
-    kept = args.work / f"{calibration_key(sha256_file(args.onnx), record, versions)}.json"
+    return Calibration(chosen, calibration_record(chosen, limits), batches)
+
+
+def _activation_fits(args: argparse.Namespace, model: onnx.ModelProto, calibration: Calibration, contract: ModelContract) -> dict[str, Fit]:
+    """The fit of each activation of a model, by the tensor that it reads."""
+    from export.convert.activations import METHOD, Fit, fitted, silu_inputs, value_counts
+
+    kept = calibration.kept(args.work, model.SerializeToString(deterministic=True), METHOD)
     if not kept.is_file():
-        peaks = channel_peaks(model, batches(len(chosen), "equalize channels"), contract.input_name, quantized_tensors(model, "none"))
+        batches = calibration.batches(ACTIVATION_IMAGES, "fit activations")
+        counts = value_counts(model, batches, contract.input_name, silu_inputs(model))
+        write_json(kept, {name: fitted(count)._asdict() for name, count in counts.items()})
+    return {name: Fit(**fit) for name, fit in read_json(kept).items()}
+
+
+def _converted(
+    args: argparse.Namespace, params: Params, model: onnx.ModelProto, calibration: Calibration, contract: ModelContract
+) -> tuple[bytes, float]:
+    """A float32 model in int8, and the factor of WIDENINGS."""
+    from export.convert.equalize import channel_peaks, equalized
+    from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
+    from export.convert.ranges import METHOD, measured_ranges
+
+    kept = calibration.kept(args.work, model.SerializeToString(deterministic=True), f"{METHOD}, widened by one of {WIDENINGS}")
+    if not kept.is_file():
+        every = len(calibration.images)
+        peaks = channel_peaks(model, calibration.batches(every, "equalize channels"), contract.input_name, quantized_tensors(model, "none"))
         even = equalized(model, peaks)
-        ranges = measured_ranges(even, batches(len(chosen), "calibrate"), contract.input_name, quantized_tensors(even, "none"))
-        write_json(kept, {"peaks": peaks, **_widened(ranges, even, list(batches(SEARCH_IMAGES, "widen ranges")), contract)})
+        ranges = measured_ranges(even, calibration.batches(every, "calibrate"), contract.input_name, quantized_tensors(even, "none"))
+        write_json(kept, {"peaks": peaks, **_widened(ranges, even, list(calibration.batches(SEARCH_IMAGES, "widen ranges")), contract)})
     found = read_json(kept)
     keep_float = params.export.int8_keep_float
     read = set(quantized_tensors(model, keep_float))
     even = equalized(model, {name: peaks for name, peaks in found["peaks"].items() if name in read})
-    content = int8_from_onnx(even, found["ranges"], keep_float=keep_float, calibration=record)
-    widened = float(found["widened_by"])
-    note = f", calibrated on {len(chosen)} train images, ranges x {widened:g}"
-    judged = gate.judge(content)
-    if judged.passes is not False:
-        return Quantized(content, None, {}, None, note, widened)
-    return replace(_with_fallback(content, model, list(batches(SEARCH_IMAGES, "rank layers")), contract, gate, note), widened=widened)
+    return int8_from_onnx(even, found["ranges"], keep_float=keep_float, calibration=calibration.record), float(found["widened_by"])
 
 
 def _widened(ranges: dict[str, float], fp32: onnx.ModelProto, batches: Sequence[NDArray[np.float32]], contract: ModelContract) -> dict[str, Any]:
