@@ -128,7 +128,7 @@ class Bare:
 class Theirs:
     """ultralytics' predict on one exported model, or on the checkpoint."""
 
-    def __init__(self, model: Path, batch: int, imgsz: int, lowest_score: float) -> None:
+    def __init__(self, model: Path, batch: int, imgsz: list[int], lowest_score: float) -> None:
         from ultralytics import YOLO
 
         self._model = YOLO(model, task="detect")
@@ -229,8 +229,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for kind in ("ours", "bare")
             for name, threads in (("", args.threads), ("_one_thread", 1))
         }
-        for name, (model, batch) in exported(data / "models" / "model.pt", Path(folder), bundle.contract.input_wh[0]).items():
-            arguments = {"model": str(model), "batch": batch, "imgsz": bundle.contract.input_wh[0], "lowest_score": lowest_score}
+        imgsz = [*reversed(bundle.contract.input_wh)]
+        for name, (model, batch) in exported(data / "models" / "model.pt", Path(folder), imgsz).items():
+            arguments = {"model": str(model), "batch": batch, "imgsz": imgsz, "lowest_score": lowest_score}
             jobs[name] = {"kind": "theirs", "arguments": arguments}
         contestants = {name: Contestant(name, job) for name, job in jobs.items()}
         ap = {name: average_precision(item, samples, files, params.class_names) for name, item in contestants.items() if not name.startswith("bare")}
@@ -276,8 +277,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def exported(checkpoint: Path, folder: Path, imgsz: int) -> dict[str, tuple[Path, int]]:
-    """The checkpoint and ultralytics' exports of it, each with the batch that its predict takes over a folder."""
+def exported(checkpoint: Path, folder: Path, imgsz: list[int]) -> dict[str, tuple[Path, int]]:
+    """The checkpoint and ultralytics' exports of it at our input's height and width, each with the batch that its predict takes over a folder."""
     found = {"pt": (checkpoint, 8)}
     for name, (options, batch) in FORMATS.items():
         own = folder / name

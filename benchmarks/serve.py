@@ -47,7 +47,7 @@ import cv2, numpy, uvicorn
 from fastapi import FastAPI, UploadFile
 from ultralytics import YOLO
 
-path, imgsz, conf, port = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+path, imgsz, conf, port = sys.argv[1], [*map(int, sys.argv[2].split("x"))], float(sys.argv[3]), int(sys.argv[4])
 model = YOLO(path, task="detect")
 app = FastAPI()
 
@@ -176,13 +176,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     requests = [request_of((data / "raw" / sample.path).read_bytes()) for sample in read_samples(data / "dataset" / "test.jsonl")]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(shutil.copy(data / "models" / "model.pt", folder))
-        imgsz = bundle.contract.input_wh[0]
+        imgsz = [*reversed(bundle.contract.input_wh)]
         code = f"from ultralytics import YOLO; YOLO({str(checkpoint)!r}).export(format='openvino', imgsz={imgsz}, device='cpu')"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=_environment())
         exported = next(path for path in Path(folder).iterdir() if path.is_dir())
 
         def plain(model: Path) -> Callable[[int], list[str]]:
-            return lambda port: [sys.executable, "-c", PLAIN_SERVICE, str(model), str(imgsz), str(lowest), str(port)]
+            return lambda port: [sys.executable, "-c", PLAIN_SERVICE, str(model), "x".join(map(str, imgsz)), str(lowest), str(port)]
 
         serve = [sys.executable, "-m", "pipelines.cli", "serve", "--bundle", str((data / "release").resolve()), "--max-image-mb", "1", "--port"]
         with (
