@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from export.convert.onnx_from_torch import onnx_from_torch
 from pipelines.core.contract import ModelContract
 from pipelines.core.io import sha256_bytes
 from pipelines.core.records import write_samples
 from pipelines.core.types import Box, Sample
-from training.checkpoint import layout_of, model_bytes
+from training.checkpoint import layout_of, load_detector, model_bytes
 from training.models import build_network
 
 CLASSES = ("bolt", "nut", "a 'washer'")
@@ -55,3 +57,14 @@ def pictures(folder: Path, *, split: str, count: int, seed: int) -> list[Sample]
         samples.append(Sample(image_id, path, 80, 60, "labeled", (box,), f"cam{number % 2}", image_id, None, 100.0))
     write_samples(folder / "dataset" / f"{split}.jsonl", samples)
     return samples
+
+
+def project_to_quantize(folder: Path, *, train: int, held_out: int, export: str) -> Path:
+    """A folder with model.pt, model.onnx, pictures in three splits, and a params.yaml whose section `export` is the given text."""
+    module, contract = load_detector(checkpoint(folder, "yolo11n.yaml"))
+    (folder / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17, thresholds=dict.fromkeys(CLASSES, 0.3)))
+    for seed, (split, count) in enumerate({"train": train, "val": held_out, "test": held_out}.items()):
+        pictures(folder, split=split, count=count, seed=seed)
+    classes = json.dumps([{"name": name} for name in CLASSES])
+    (folder / "params.yaml").write_text(f"classes: {classes}\nexport: {export}\n")
+    return folder

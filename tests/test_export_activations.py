@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from torch.nn.functional import hardswish, leaky_relu, silu
 
 from export.check.drops import Drops
 from export.convert.activations import BINS, DIP, Fit, fitted, silu_inputs, value_counts, with_fitted_activations
-from export.convert.onnx_from_torch import onnx_from_torch
 from export.stages.on_val import Judged
 from export.stages.quantize import Quantized, _int8
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ParamsError
 from pipelines.core.params import load_params
-from tests.small_yolos import CLASSES, checkpoint, pictures
+from tests.small_yolos import project_to_quantize
 from training.checkpoint import load_detector
 
 CHANNELS, SIDE = 6, 48
@@ -118,14 +116,8 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("activations")
-    module, contract = load_detector(checkpoint(folder, "yolo11n.yaml"))
-    (folder / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17, thresholds=dict.fromkeys(CLASSES, 0.3)))
-    for seed, (split, count) in enumerate({"train": 4, "val": 1, "test": 1}.items()):
-        pictures(folder, split=split, count=count, seed=seed)
-    classes = json.dumps([{"name": name} for name in CLASSES])
-    (folder / "params.yaml").write_text(f"classes: {classes}\nexport: {{calibration_images: 4, int8_activations: fitted}}\n")
-    return folder
+    export = "{calibration_images: 4, int8_activations: fitted}"
+    return project_to_quantize(tmp_path_factory.mktemp("activations"), train=4, held_out=1, export=export)
 
 
 def quantized(project: Path, gate: Gate) -> Quantized:

@@ -24,7 +24,6 @@ from export.convert.equalize import channel_peaks, equalized
 from export.convert.float_layers import disturbance, fewest_layers, quantized_layers, sensitivities, with_float_layers
 from export.convert.fp16_from_onnx import fp16_from_onnx
 from export.convert.int8_from_onnx import int8_from_onnx, quantized_tensors
-from export.convert.onnx_from_torch import onnx_from_torch
 from export.convert.onnx_model import decode_nodes, metadata_of, tail_nodes, with_metadata
 from export.convert.ranges import BINS, Magnitudes, measured_ranges
 from export.metadata import metadata_from_contract
@@ -37,8 +36,7 @@ from pipelines.core.io import sha256_bytes
 from pipelines.core.records import read_samples
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import Box, Sample
-from tests.small_yolos import CLASSES, SIDE, checkpoint, pictures
-from training.checkpoint import load_detector
+from tests.small_yolos import CLASSES, SIDE, pictures, project_to_quantize
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = SliceLimits(small_area_px=1024, medium_area_px=9216, dark_below=60, bright_above=190)
@@ -46,14 +44,7 @@ LIMITS = SliceLimits(small_area_px=1024, medium_area_px=9216, dark_below=60, bri
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("quantize")
-    module, contract = load_detector(checkpoint(folder, "yolo11n.yaml"))
-    (folder / "model.onnx").write_bytes(onnx_from_torch(module, contract, opset=17, thresholds=dict.fromkeys(CLASSES, 0.3)))
-    for seed, (split, count) in enumerate({"train": 12, "val": 2, "test": 2}.items()):
-        pictures(folder, split=split, count=count, seed=seed)
-    classes = json.dumps([{"name": name} for name in CLASSES])
-    (folder / "params.yaml").write_text(f"classes: {classes}\nexport: {{calibration_images: 8}}\n")
-    return folder
+    return project_to_quantize(tmp_path_factory.mktemp("quantize"), train=12, held_out=2, export="{calibration_images: 8}")
 
 
 def run_stage(project: Path, precision: str, target: Path) -> subprocess.CompletedProcess[str]:
