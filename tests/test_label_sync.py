@@ -436,8 +436,8 @@ def _annotation_line(image_id: object, xyxy: list[object]) -> str:
         ("x", "line 1 is not JSON"),
         ('{"state": "labeled"}', "line 1 is not an annotation line"),
         (_annotation_line(7, [0, 0, 9, 9]), "line 1 is not an annotation line"),
-        (_annotation_line(A, ["left", 0, 9, 9]), f"a label of image {A} has a box that is no four numbers"),
-        (_annotation_line(A, [float("nan"), 0, 9, 9]), f"a label of image {A} has a box that is no four numbers"),
+        (_annotation_line(A, ["left", 0, 9, 9]), "line 1 is not an annotation line (TypeError('a corner that is no number')"),
+        (_annotation_line(A, [float("nan"), 0, 9, 9]), "line 1 is not an annotation line (TypeError('a corner that is no number')"),
     ],
     ids=["nothing", "no JSON", "a part", "another id", "a word", "NaN"],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -199,6 +200,8 @@ def _opinion_from_row(name: str, row: Mapping[str, Any], where: str) -> Opinion:
         item = annotation_from_row(row)
         if not isinstance(item.image_id, str):
             raise TypeError(f"image_id {item.image_id!r}")
+        if not all(isinstance(value, int | float) and math.isfinite(value) for box in item.boxes for value in box.xyxy):
+            raise TypeError("a corner that is no number")
         problems = tuple(_problem(entry) for entry in row.get("problems", []))
         opinion = Opinion(
             source=name,

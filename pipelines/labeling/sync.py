@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.core.errors import DataError
 from pipelines.core.io import canonical_json
 from pipelines.core.records import annotation_from_row, row_from_annotation
 from pipelines.core.types import Annotation
@@ -120,12 +119,9 @@ def _judge_new(new: pl.DataFrame, said: pl.DataFrame, sources: Sources, policies
         of_label: dict[str, str] = {}
         if kind == _KEPT:
             width, height = map(int, rest.split())
-            try:
-                verdicts = [judge(opinion, (width, height), policies) for opinion in by_image[image_id]]
-                label = resolve(verdicts, how, consensus_iou)
-                line = canonical_json(row_from_annotation(label.annotation(image_id, (width, height))))
-            except (TypeError, ValueError) as error:
-                raise DataError(f"a label of image {image_id} has a box that is no four numbers ({error}): mend its source") from error
+            verdicts = [judge(opinion, (width, height), policies) for opinion in by_image[image_id]]
+            label = resolve(verdicts, how, consensus_iou)
+            line = canonical_json(row_from_annotation(label.annotation(image_id, (width, height))))
             found = [*(issue for verdict in verdicts for issue in verdict.issues), *_issues_of_resolution(image_id, label, verdicts)]
             figures = canonical_json(figures_of_image(label, verdicts, policies.class_of, consensus_iou))
             of_label = {"line": line, "state": label.state, "source": label.source, "reason": label.reason, "figures": figures}
