@@ -1,6 +1,6 @@
 """From JPEG file to boxes: the released bundle against ultralytics' own predict in its exported formats, and against bare decoding and network.
 
-Usage: python benchmarks/predict.py PROJECT [--images 72] [--copies 5] [--rounds 5] [--threads 2]     (PROJECT: a folder with a finished round)
+Usage: python benchmarks/predict.py PROJECT [--images 72] [--copies 14] [--rounds 5] [--threads 2]     (PROJECT: a folder with a finished round)
 
 Every contestant has its own process and all take turns on the same test images, so that a slow minute slows them all. `single`: one image after
 another, p50 of each image's time; with all threads and with one, since on two virtual cores the second may not help one image (the better counts,
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from export.bundle.in_order import in_order, portions  # noqa: E402
+from export.bundle.in_order import in_order, portion_for, portions  # noqa: E402
 from export.bundle.reader import detect_shown, load_bundle, open_fastest  # noqa: E402
 from export.runners.detect import detect  # noqa: E402
 from pipelines.core.images import REDUCED_FLAGS, Decoded, read_for, reduction_for, use_one_thread_a_call  # noqa: E402
@@ -51,12 +51,13 @@ Timed = tuple[list[float], float]  # seconds for each image, and for all of them
 
 
 class Ours:
-    """The bundle's fastest runner: one stream for single images, a stream a thread for a folder."""
+    """The bundle's fastest runner: one stream for single images, a stream a thread for a folder of `many`."""
 
-    def __init__(self, bundle: Path, single_threads: int, threads: int) -> None:
+    def __init__(self, bundle: Path, single_threads: int, threads: int, many: int) -> None:
         self._bundle = load_bundle(bundle)
         self.name, self._single = open_fastest(self._bundle, None, threads=single_threads, say=print)
-        self._many = open_fastest(self._bundle, self.name, threads=threads, streams=threads, say=print)[1]
+        portion = portion_for(many)
+        self._many = open_fastest(self._bundle, self.name, threads=threads, streams=threads, portion=portion, say=print)[1]
         self._threads = threads
 
     def single(self, files: Sequence[Path]) -> list[float]:
@@ -84,7 +85,7 @@ class Bare:
     bundle's runner is.
     """
 
-    def __init__(self, bundle: Path, single_threads: int, threads: int) -> None:  # noqa: ARG002  as Ours
+    def __init__(self, bundle: Path, single_threads: int, threads: int, many: int) -> None:  # noqa: ARG002  as Ours
         content = load_bundle(bundle)
         self._contract = content.contract
         artifact = content.artifacts[content.order[0]]
@@ -197,7 +198,7 @@ def main() -> None:
     """Measure, print one JSON object, write it to results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path, nargs="?")
-    for name, value in (("images", 72), ("copies", 5), ("rounds", 5), ("threads", 2)):
+    for name, value in (("images", 72), ("copies", 14), ("rounds", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--contestant", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -224,8 +225,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         (Path(folder) / "images").mkdir()
         files = [Path(shutil.copy(data / "raw" / sample.path, Path(folder) / "images")) for sample in samples]
         many = [_copied(file, Path(folder) / "many", number) for number in range(args.copies) for file in files]
+        common = {"bundle": str(data / "release"), "threads": args.threads, "many": len(many)}
         jobs: dict[str, dict[str, Any]] = {
-            f"{kind}{name}": {"kind": kind, "arguments": {"bundle": str(data / "release"), "single_threads": threads, "threads": args.threads}}
+            f"{kind}{name}": {"kind": kind, "arguments": {**common, "single_threads": threads}}
             for kind in ("ours", "bare")
             for name, threads in (("", args.threads), ("_one_thread", 1))
         }

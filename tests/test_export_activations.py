@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from torch.nn.functional import hardswish, leaky_relu, silu
 
 from export.check.drops import Drops
 from export.convert.activations import BINS, DIP, Fit, fitted, silu_inputs, value_counts, with_fitted_activations
+from export.convert.onnx_model import metadata_of
+from export.metadata import CALIBRATION_KEY
 from export.stages.on_val import Judged
-from export.stages.quantize import Quantized, _int8
+from export.stages.quantize import Quantized, _fp16, _int8
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ParamsError
 from pipelines.core.params import load_params
+from pipelines.core.records import read_samples
 from tests.small_yolos import project_to_quantize
 from training.checkpoint import load_detector
 
@@ -116,33 +120,39 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    export = "{calibration_images: 4, int8_activations: fitted}"
+    export = "{calibration_images: 4, int8_activations: fitted, fp16_activations: fitted}"
     return project_to_quantize(tmp_path_factory.mktemp("activations"), train=4, held_out=1, export=export)
 
 
-def quantized(project: Path, gate: Gate) -> Quantized:
+def quantized(project: Path, gate: Gate, precision: str) -> Quantized:
     args = Namespace(dataset=project / "dataset", raw=project / "raw", work=project / "work")
     model = onnx.load(project / "model.onnx")
     _, contract = load_detector(project / "model.pt")
     assert isinstance(contract, ModelContract)
-    return _int8(args, load_params(project / "params.yaml"), model, contract, gate)  # type: ignore[arg-type]
+    work = {"fp16": _fp16, "int8": _int8}[precision]
+    return work(args, load_params(project / "params.yaml"), model, contract, gate)  # type: ignore[arg-type]
 
 
-def test_fitted_activations_ship_where_val_allows_them(project: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_fitted_activations_ship_where_val_allows_them(project: Path, precision: str) -> None:
     gate = Gate(True)
-    result = quantized(project, gate)
+    result = quantized(project, gate, precision)
     silus = len(silu_inputs(onnx.load(project / "model.onnx")))
     assert result.activations == {"fitted": silus, "refused": None}
     assert "HardSwish" in gate.operators[0]
     assert f"{silus} activations fitted" in result.note
-    again = quantized(project, Gate(True))  # from what was kept
+    again = quantized(project, Gate(True), precision)  # from what was kept
     assert again.content == result.content
+    record = json.loads(metadata_of(onnx.load_from_string(result.content))[CALIBRATION_KEY])
+    assert set(record["images"]) <= {sample.image_id[:16] for sample in read_samples(project / "dataset" / "train.jsonl")}
+    assert len(record["images"]) == 4
 
 
-def test_exact_activations_ship_where_fitted_ones_lose_too_much(project: Path) -> None:
-    gate = Gate(False, True)
-    result = quantized(project, gate)
-    assert ["HardSwish" in found for found in gate.operators] == [True, False]
+@pytest.mark.parametrize(("precision", "answers"), [("fp16", [False]), ("int8", [False, True])])
+def test_exact_activations_ship_where_fitted_ones_lose_too_much(project: Path, precision: str, answers: list[bool]) -> None:
+    gate = Gate(*answers)
+    result = quantized(project, gate, precision)
+    assert ["HardSwish" in found for found in gate.operators] == [True, False][: len(answers)]
     assert result.activations is not None
     assert result.activations["fitted"] == 0
     assert result.activations["refused"]["reasons"] == ["class cap lost 9 %"]

@@ -154,11 +154,33 @@ def test_runners_agree_on_int8(project: Path, int8: Path) -> None:
     assert np.abs(deployed - found["onnxruntime"])[:, 4:].mean() < found["onnxruntime"][:, 4:].mean() * 2**-7
 
 
-@pytest.mark.parametrize(("precision", "may"), [("model.onnx", {"f32"}), ("int8.onnx", {"f32", "bf16"})])
-def test_only_int8_files_are_computed_in_bf16(project: Path, int8: Path, precision: str, may: set[str]) -> None:
-    path = int8 if precision == "int8.onnx" else project / precision
-    with OpenVinoRunner(path, threads=1) as runner:
-        assert {kind for kind in runner.arithmetic().values() if "f" in kind} <= may
+@pytest.fixture(scope="module")
+def fp16(project: Path) -> Path:
+    path = project / "model_fp16.onnx"
+    path.write_bytes(fp16_from_onnx(onnx.load(project / "model.onnx")))
+    return path
+
+
+@pytest.mark.parametrize(("name", "may"), [("model.onnx", {"f32"}), ("model_fp16.onnx", {"f32", "bf16"}), ("model_int8.onnx", {"f32", "bf16"})])
+def test_only_fp16_and_int8_files_are_computed_in_bf16(project: Path, int8: Path, fp16: Path, name: str, may: set[str]) -> None:
+    with OpenVinoRunner(project / name, threads=1, precision_hint="bf16") as runner:
+        here = "bf16" in runner.arithmetic().values()
+    with OpenVinoRunner(project / name, threads=1) as runner:
+        kinds = {kind for kind in runner.arithmetic().values() if "f" in kind}
+    assert kinds <= may
+    assert ("bf16" in kinds) == (here and "bf16" in may)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_fp16.onnx", "model_int8.onnx"])
+def test_a_portion_gives_what_its_images_give_one_by_one(project: Path, int8: Path, fp16: Path, name: str) -> None:
+    """To the last digit: a folder's images must not hang on which others stood beside them."""
+    images = [*np.random.default_rng(3).integers(0, 256, (11, SIDE, SIDE, 3), dtype=np.uint8)]
+    with open_runner("openvino", project / name, threads=2, streams=2) as runner:
+        expected = np.concatenate([runner.infer_images([image]) for image in images])
+    with open_runner("openvino", project / name, threads=2, streams=2, portion=4) as runner:
+        for count in (1, 4, 5, 11):
+            np.testing.assert_array_equal(runner.infer_images(images[:count]), expected[:count])
+            np.testing.assert_array_equal(runner.infer_images([image[:, ::-1][:, ::-1] for image in images[:count]]), expected[:count])
 
 
 def test_quantized_concatenation_keeps_its_negative_values(tmp_path: Path) -> None:

@@ -218,12 +218,13 @@ def test_planted_faults_are_caught(fault: str, tmp_path: Path) -> None:
         assert artifacts[f"{runner}_int8"]["status"] == "pass"
 
 
-def test_calibration_on_val_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_calibration_on_val_is_named(precision: str, tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", images=2)
     (train,), (held_out, _) = (read_samples(project.dataset / f"{split}.jsonl") for split in ("train", "test"))
     for images, says in (((train.image_id[:16],), None), ((held_out.image_id[:16],), f"{held_out.image_id[:16]} is held out for val or test")):
-        (project.export / "model_int8.onnx").write_bytes(model_bytes(precision="int8", calibration=images))
-        item = verify(project)["artifacts"]["openvino_int8"]
+        (project.export / f"model_{precision}.onnx").write_bytes(model_bytes(precision=precision, calibration=images))
+        item = verify(project)["artifacts"][f"openvino_{precision}"]
         assert item["status"] == ("pass" if says is None else "fail")
         assert says is None or says in item["reasons"][0]
 

@@ -68,7 +68,8 @@ def model_bytes(
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    calibrated = {CALIBRATION_KEY: json.dumps({"split": "train", "images": list(calibration)})} if precision == "int8" else {}
+    stated = precision == "int8" or calibration
+    calibrated = {CALIBRATION_KEY: json.dumps({"split": "train", "images": list(calibration)})} if stated else {}
     helper.set_model_props(
         model,
         {

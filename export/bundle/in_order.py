@@ -10,7 +10,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 2  # items a thread that wait, so that none is idle while the first one is slow
-_PORTION = 4  # more gain nothing
+_PORTION = 4  # images; more gain nothing
+_MANY = 1000  # images from which it is worth half a second that a runner gets ready for portions
 _TURNS = 2  # portions that each thread could still get of what is left: the last ones are single items, so that all threads end together
 
 
@@ -23,6 +24,11 @@ def portions(items: Sequence[Item], *, workers: int, most: int | None = None) ->
         size = max(1, min(_PORTION, most or _PORTION, (len(items) - start) // (_TURNS * workers)))
         yield items[start : start + size]
         start += size
+
+
+def portion_for(count: int) -> int:
+    """What a runner that is to see `count` images may be told of `portions`: how many come at once, 1 where they are too few to get ready for it."""
+    return _PORTION if count >= _MANY else 1
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:

@@ -205,8 +205,8 @@ def _with_local_engines(bundle: Bundle) -> Bundle:
     )
 
 
-def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) -> Runner:
-    """Open one artifact after checking its file; `threads` and `streams` as `open_runner` takes them.
+def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1, portion: int = 1) -> Runner:
+    """Open one artifact after checking its file; `threads`, `streams` and `portion` as `open_runner` takes them.
 
     Raises:
         MissingPartError: its runtime or device is not on this machine.
@@ -214,7 +214,7 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) 
         ClassContractError: the model in the file has other classes than the bundle.
     """
     artifact = bundle.artifacts[name]
-    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads, streams=streams)
+    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads, streams=streams, portion=portion)
     if runner.contract.class_hash != bundle.contract.class_hash:
         runner.close()
         raise ClassContractError(
@@ -229,7 +229,9 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) 
     return runner
 
 
-def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: int = 1, say: Callable[[str], None]) -> tuple[str, Runner]:
+def open_fastest(
+    bundle: Bundle, wanted: str | None, *, threads: int, streams: int = 1, portion: int = 1, say: Callable[[str], None]
+) -> tuple[str, Runner]:
     """Open `wanted`, or else the fastest artifact whose runtime is here; `say` is told of each one passed over. Returns its name and the runner.
 
     Raises:
@@ -239,11 +241,11 @@ def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: i
     if wanted is not None:
         if wanted not in bundle.artifacts:
             raise ParamsError(f"bundle {bundle.folder} has no runner {wanted!r}: choose one of {', '.join(bundle.order)}")
-        return wanted, open_artifact(bundle, wanted, threads=threads, streams=streams)
+        return wanted, open_artifact(bundle, wanted, threads=threads, streams=streams, portion=portion)
     lacks = []
     for name in bundle.order:
         try:
-            return name, open_artifact(bundle, name, threads=threads, streams=streams)
+            return name, open_artifact(bundle, name, threads=threads, streams=streams, portion=portion)
         except MissingPartError as error:
             lacks.append(str(error))
             say(f"{name} cannot run here ({error}): the next one is taken")

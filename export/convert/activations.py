@@ -1,4 +1,4 @@
-"""SiLU by a fitted hard-swish: an activation without an exponential, for runtimes whose time goes there once convolutions are in int8.
+"""SiLU by a fitted hard-swish: an activation without an exponential, for runtimes whose time goes there once convolutions are in 8 or 16 bits.
 
 A hard-swish alone is a poor SiLU: its dip is a third too deep and the bends are elsewhere. Each channel therefore gets a scale and a shift before and
 behind it, fitted to the values that the channel really has, and the dip is made flatter by a constant factor:
@@ -97,7 +97,7 @@ def with_fitted_activations(model: onnx.ModelProto, fits: Mapping[str, Fit]) -> 
     """
     opset = next((int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < FIRST_OPSET:
-        raise ParamsError(f"export.int8_activations: fitted ones need export.opset {FIRST_OPSET} or more (got {opset}): set either in params.yaml")
+        raise ParamsError(f"fitted activations need export.opset {FIRST_OPSET} or more (got {opset}): set it, or export.*_activations, in params.yaml")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph

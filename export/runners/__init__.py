@@ -13,7 +13,7 @@ RUNNER_KINDS = ("onnxruntime", "openvino", "tensorrt")
 __all__ = ["RUNNER_KINDS", "Runner", "open_runner"]
 
 
-def open_runner(kind: str, path: Path, *, threads: int, streams: int = 1) -> Runner:
+def open_runner(kind: str, path: Path, *, threads: int, streams: int = 1, portion: int = 1) -> Runner:
     """Load a model file (`.onnx` for onnxruntime and openvino, `.engine` with its `engines.json` for tensorrt).
 
     For the CPU runtimes: `threads` is how many they compute with, `streams` how many images at the same time share them. One stream answers one
@@ -35,7 +35,7 @@ def open_runner(kind: str, path: Path, *, threads: int, streams: int = 1) -> Run
     if kind == "openvino":
         from export.runners.openvino import OpenVinoRunner
 
-        return OpenVinoRunner(path, threads=threads, streams=streams)
+        return OpenVinoRunner(path, threads=threads, streams=streams, portion=portion)
     from export.runners.tensorrt import TensorRtRunner
 
     return TensorRtRunner(path)

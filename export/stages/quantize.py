@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from export.convert.activations import Fit
     from export.stages.on_val import ValGate
     from pipelines.core.contract import ModelContract
     from pipelines.core.types import Sample
@@ -73,12 +72,7 @@ def work(args: argparse.Namespace) -> None:
     if thresholds is None:
         raise DataError(f"{args.onnx} states no thresholds to start from: run `dvc repro export_onnx`")
     gate = val_gate(read_samples(args.dataset / "val.jsonl"), args.raw, params, args.onnx.read_bytes(), thresholds)
-    if args.precision == "fp16":
-        from export.convert.fp16_from_onnx import fp16_from_onnx
-
-        result = Quantized(fp16_from_onnx(model), None, {}, None, "")
-    else:
-        result = _int8(args, params, model, contract, gate)
+    result = (_fp16 if args.precision == "fp16" else _int8)(args, params, model, contract, gate)
     judged = gate.judge(result.content)
     content = with_metadata(result.content, thresholds_entry(judged.thresholds))
     files = {"layers.json": json_text({"disturbance": result.ranking}).encode()}
@@ -95,20 +89,37 @@ def work(args: argparse.Namespace) -> None:
     print(f"quantized to {args.precision}: {len(content) / 1e6:.1f} MB{result.note}; on val {judged.sentence()}")
 
 
+def _fp16(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
+    """Fitted activations where they are asked for and val allows them; else exact ones."""
+    from export.convert.fp16_from_onnx import fp16_from_onnx
+
+    if params.export.fp16_activations == "exact":
+        return Quantized(fp16_from_onnx(model), None, {}, None, "")
+    from export.convert.onnx_model import with_metadata
+    from export.metadata import CALIBRATION_KEY
+
+    calibration = _calibration(args, params, contract)
+    fits, changed = _with_fits(args, model, calibration, contract)
+    content = with_metadata(fp16_from_onnx(changed), {CALIBRATION_KEY: calibration.record})
+    judged = gate.judge(content)
+    if judged.passes is not False:
+        return Quantized(content, None, {}, None, f", {fits} activations fitted", activations={"fitted": fits, "refused": None})
+    about = ", fitted activations lost too much"
+    return Quantized(fp16_from_onnx(model), None, {}, None, about, activations={"fitted": 0, "refused": judged.to_json()})
+
+
 def _int8(args: argparse.Namespace, params: Params, model: onnx.ModelProto, contract: ModelContract, gate: ValGate) -> Quantized:
     """Fitted activations where they are asked for and val allows them; else exact ones, with a fallback to float layers where that is not enough."""
     calibration = _calibration(args, params, contract)
     about = f", calibrated on {len(calibration.images)} train images"
     refused = None
     if params.export.int8_activations == "fitted":
-        from export.convert.activations import with_fitted_activations
-
-        fits = _activation_fits(args, model, calibration, contract)
-        content, widened = _converted(args, params, with_fitted_activations(model, fits), calibration, contract)
+        fits, changed = _with_fits(args, model, calibration, contract)
+        content, widened = _converted(args, params, changed, calibration, contract)
         judged = gate.judge(content)
         if judged.passes is not False:
-            note = f"{about}, ranges x {widened:g}, {len(fits)} activations fitted"
-            return Quantized(content, None, {}, None, note, widened, {"fitted": len(fits), "refused": None})
+            note = f"{about}, ranges x {widened:g}, {fits} activations fitted"
+            return Quantized(content, None, {}, None, note, widened, {"fitted": fits, "refused": None})
         refused = judged.to_json()
         about += ", fitted activations lost too much"
     content, widened = _converted(args, params, model, calibration, contract)
@@ -154,16 +165,17 @@ def _calibration(args: argparse.Namespace, params: Params, contract: ModelContra
     return Calibration(chosen, calibration_record(chosen, limits), batches)
 
 
-def _activation_fits(args: argparse.Namespace, model: onnx.ModelProto, calibration: Calibration, contract: ModelContract) -> dict[str, Fit]:
-    """The fit of each activation of a model, by the tensor that it reads."""
-    from export.convert.activations import METHOD, Fit, fitted, silu_inputs, value_counts
+def _with_fits(args: argparse.Namespace, model: onnx.ModelProto, calibration: Calibration, contract: ModelContract) -> tuple[int, onnx.ModelProto]:
+    """How many activations a model has, and the model with a fit in place of each."""
+    from export.convert.activations import METHOD, Fit, fitted, silu_inputs, value_counts, with_fitted_activations
 
     kept = calibration.kept(args.work, model.SerializeToString(deterministic=True), METHOD)
     if not kept.is_file():
         batches = calibration.batches(ACTIVATION_IMAGES, "fit activations")
         counts = value_counts(model, batches, contract.input_name, silu_inputs(model))
         write_json(kept, {name: fitted(count)._asdict() for name, count in counts.items()})
-    return {name: Fit(**fit) for name, fit in read_json(kept).items()}
+    fits = {name: Fit(**fit) for name, fit in read_json(kept).items()}
+    return len(fits), with_fitted_activations(model, fits)
 
 
 def _converted(

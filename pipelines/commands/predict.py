@@ -15,7 +15,7 @@ from typing import Any
 
 from export.bundle.draw import draw_detections, encode_jpeg
 from export.bundle.golden import require_golden
-from export.bundle.in_order import in_order, portions
+from export.bundle.in_order import in_order, portion_for, portions
 from export.bundle.reader import Bundle, detect_shown, detections_to_json, load_bundle, open_fastest
 from export.runners import Runner
 from pipelines.core.cli import EXIT_USER_ERROR, positive
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     workers = min(args.threads, len(files))
     if workers > 1:
         use_one_thread_a_call()
-    name, runner = open_fastest(bundle, args.runner, threads=args.threads, streams=workers, say=_say)
+    name, runner = open_fastest(bundle, args.runner, threads=args.threads, streams=workers, portion=portion_for(len(files)), say=_say)
     require_golden(bundle, name, runner)
     targets: list[Path | None] = [None] * len(files) if args.draw is None else list(drawn_names(args.draw, files))
     with runner:

@@ -18,6 +18,7 @@ class ExportParams(Section, frozen=True):
     calibration_images: Positive = 64
     int8_keep_float: Literal["none", "head"] = "head"
     int8_activations: Literal["exact", "fitted"] = "exact"
+    fp16_activations: Literal["exact", "fitted"] = "exact"
     max_relative_drop: Fraction = 0.01
     max_class_relative_drop: Fraction = 0.03
     engines: tuple[Precision, ...] = ("fp32", "fp16", "int8")

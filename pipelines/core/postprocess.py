@@ -24,25 +24,49 @@ def nms(xyxy: NDArray[np.float32], score: NDArray[np.float32], iou_threshold: fl
     keep: list[int] = []
     for start in range(0, len(order), _NMS_BLOCK):
         block = start + np.flatnonzero(alive[start : start + _NMS_BLOCK])
-        for position, suppressed in zip(block.tolist(), _overlapping(corners, block, start, iou_threshold), strict=True):
-            if alive[position]:
-                keep.append(position)
-                alive[start:] &= ~suppressed  # itself and better ones too, whose fate is settled
+        overlaps = _overlapping(corners, block, start, iou_threshold)
+        kept = _greedy(block - start, overlaps[:, :_NMS_BLOCK])
+        keep.extend(block[kept].tolist())
+        if start + _NMS_BLOCK < len(order):
+            alive[start + _NMS_BLOCK :] &= ~overlaps[kept, _NMS_BLOCK:].any(axis=0)
     return order[np.array(keep, dtype=np.int64)]
+
+
+def _greedy(places: NDArray[np.int64], overlaps: NDArray[np.bool_]) -> list[int]:
+    """The rows of a block that stay: those that no row kept before overlaps. `places` (rows,) are their columns in `overlaps` (rows, block)."""
+    rows = np.packbits(overlaps, axis=1, bitorder="little")
+    width, content = rows.shape[1], rows.tobytes()
+    gone, kept = 0, []
+    for row, place in enumerate(places.tolist()):  # a row's overlaps are the bits of one number
+        if not gone >> place & 1:
+            kept.append(row)
+            gone |= int.from_bytes(content[row * width : (row + 1) * width], "little")
+    return kept
 
 
 def _overlapping(corners: NDArray[np.float32], rows: NDArray[np.int64], start: int, iou_threshold: float) -> NDArray[np.bool_]:
     """Which boxes from `start` on overlap each of `rows` by more than `iou_threshold`, shape (rows, boxes - start); `corners` is (4, boxes)."""
+    area = (corners[2] - corners[0]) * (corners[3] - corners[1])
     x1, y1, x2, y2 = corners[:, rows, None]
     other_x1, other_y1, other_x2, other_y2 = corners[:, None, start:]
-    width = np.maximum(np.minimum(x2, other_x2) - np.maximum(x1, other_x1), 0)
-    height = np.maximum(np.minimum(y2, other_y2) - np.maximum(y1, other_y1), 0)
-    intersection = width * height
-    union = (x2 - x1) * (y2 - y1) + (other_x2 - other_x1) * (other_y2 - other_y1) - intersection
+    width, height = np.minimum(x2, other_x2), np.minimum(y2, other_y2)  # all that follows is made in place: a new array costs more than its sums
+    width -= np.maximum(x1, other_x1)
+    height -= np.maximum(y1, other_y1)
+    intersection = np.multiply(np.maximum(width, 0, out=width), np.maximum(height, 0, out=height), out=width)
+    union = np.add(area[rows, None], area[start:], out=height)
+    union -= intersection
     with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 is not above any threshold
-        # as torchvision does it: divided in float32, compared in float64, which decides ties such as 36 / 120 against 0.3
-        result: NDArray[np.bool_] = (intersection / union).astype(np.float64) > iou_threshold
+        iou = np.divide(intersection, union, out=union)
+    result: NDArray[np.bool_] = iou > _below(iou_threshold)
     return result
+
+
+def _below(value: float) -> np.float32:
+    """The largest float32 that is not above `value`: what a float32 exceeds when it exceeds `value` in float64, as torchvision compares the two, which
+    decides ties such as 36 / 120 against 0.3.
+    """
+    near = np.float32(value)
+    return near if float(near) <= value else np.nextafter(near, np.float32(-np.inf))
 
 
 def detections_from_output(
