@@ -32,7 +32,7 @@ from pipelines.core.types import Sample
 
 EXPECTED_FILE = "golden/expected.json"
 TIMINGS_FILE = "timings.json"
-_SCORECARD = ("AP", "AP50", "relative_drop", "missed", "extra", "class_flips", "near_threshold", "matched")
+_SCORECARD = ("AP", "AP50", "relative_drop", "missed", "extra", "class_flips", "near_threshold", "near_tie", "matched")
 _TIMINGS = ("p50_ms", "p95_ms", "p99_ms", "throughput_ips", "load_s", "peak_rss_mb", "size_mb")
 _LIBRARIES = (
     "numpy",
