@@ -17,6 +17,7 @@ from export.engine_records import ENGINES_FILE
 from export.runners import Runner, open_runner
 from export.runners.detect import NmsValues, above, detect_batch
 from export.thresholds import checked_thresholds
+from pipelines.core.boxes import area
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
 from pipelines.core.images import Decoded
@@ -251,12 +252,19 @@ def open_fastest(bundle: Bundle, wanted: str | None, *, threads: int, streams: i
 
 
 def detect_shown(runner: Runner, images: Iterable[Decoded], bundle: Bundle) -> list[Detections]:
-    """What a user sees: the detections on each image (read by `read_for` as the contract asks) from each class's threshold up, best first."""
+    """What a user sees: the detections on each image (read by `read_for` as the contract asks) from each class's threshold up, best first. A box
+    without area, such as is left of one in the padding when it is cut at the image's edge, is none.
+    """
     thresholds = runner.require_thresholds()
     # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap
     just_below = float(np.nextafter(np.float32(thresholds.min()), np.float32(0)))
     nms = replace(bundle.nms, score_floor=max(bundle.nms.score_floor, just_below))
-    return [above(found, thresholds) for found in detect_batch(runner, images, nms)]
+    return [_with_area(above(found, thresholds)) for found in detect_batch(runner, images, nms)]
+
+
+def _with_area(found: Detections) -> Detections:
+    keep = area(found.xyxy) > 0
+    return Detections(found.xyxy[keep], found.score[keep], found.class_index[keep])
 
 
 def detections_to_json(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
