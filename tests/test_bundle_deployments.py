@@ -15,9 +15,10 @@ import onnx
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from export.bundle.reader import load_bundle, sealed
+from export.bundle.reader import load_bundle, open_artifact, sealed
 from export.engine_records import engine_record
 from pipelines.cli import main
+from pipelines.core.errors import DataError
 from pipelines.core.io import sha256_file
 from tests.serving import running
 from tests.test_bundle import BLOCKED, NOT_NEEDED
@@ -159,6 +160,18 @@ def with_engine(bundle: Path, folder: Path, library: str) -> Path:
         about["files"][name] = sha256_file(copy / name)
     (copy / "bundle.json").write_text(json.dumps(sealed(about)))
     return copy
+
+
+def test_a_changed_record_of_a_released_engine_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how large a batch the engine takes and on which GPU it was built."""
+    shipped = with_engine(bundle, tmp_path / "shipped", "tensorrt")
+    record = shipped / "engines" / "engines.json"
+    record.write_text(record.read_text().replace('"max_batch": 4', '"max_batch": 64'))
+    with pytest.raises(DataError, match=r"engines\.json is not the file that passed the gate"):
+        open_artifact(load_bundle(shipped), "tensorrt_fp32", threads=1)
+    for action in ("triton", "docker"):
+        assert main(["bundle", action, str(shipped), str(tmp_path / action)]) == 2
+        assert "engines.json is not the file that passed the gate" in capsys.readouterr().err
 
 
 def test_a_gpu_image_runs_the_engine_with_the_library_that_built_it(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def _runtime(bundle: Bundle, artifact: BundleArtifact) -> str:
     """The package that runs the artifact; an engine is for the library that built it."""
     if artifact.runner != "tensorrt":
         return artifact.runner
-    return engine_record(bundle.folder / artifact.file).library.replace("_", "-")
+    return engine_record(bundle.require_model(artifact)).library.replace("_", "-")
 
 
 def _version(name: str) -> str:

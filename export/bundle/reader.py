@@ -82,6 +82,17 @@ class Bundle:
             )
         return path
 
+    def require_model(self, artifact: BundleArtifact) -> Path:
+        """The path of an artifact's file. Of an engine that was released, its record counts too: the runner reads from it how to feed the engine.
+
+        Raises:
+            MissingInputError, DataError: as `require_unchanged`.
+        """
+        record = str(PurePosixPath(artifact.file).parent / ENGINES_FILE)
+        if artifact.runner == "tensorrt" and record in self.files:
+            self.require_unchanged(record)
+        return self.require_unchanged(artifact.file)
+
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` of a bundle.json with the hash over all of it, so that a value that changed on the way, such as one of NMS, is noticed."""
@@ -215,7 +226,7 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1) 
         ClassContractError: the model in the file has other classes than the bundle.
     """
     artifact = bundle.artifacts[name]
-    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads, streams=streams)
+    runner = open_runner(artifact.runner, bundle.require_model(artifact), threads=threads, streams=streams)
     if runner.contract.class_hash != bundle.contract.class_hash:
         runner.close()
         raise ClassContractError(

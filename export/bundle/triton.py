@@ -36,7 +36,7 @@ def triton_files(bundle: Bundle) -> dict[str, bytes]:
     """
     files = {BUNDLE_FILE: (bundle.folder / BUNDLE_FILE).read_bytes()}
     for model in _models(bundle):
-        files[f"{model.name}/1/{model.file}"] = bundle.require_unchanged(model.artifact.file).read_bytes()
+        files[f"{model.name}/1/{model.file}"] = bundle.require_model(model.artifact).read_bytes()
         files[f"{model.name}/config.pbtxt"] = _config(bundle, model).encode()
     return files
 
@@ -47,7 +47,7 @@ def _models(bundle: Bundle) -> Iterator[_Model]:
         if artifact.runner == "onnxruntime":
             yield _Model(f"detector_{artifact.precision}", "onnxruntime", artifact, "model.onnx", MAX_BATCH)
         elif artifact.runner == "tensorrt":
-            record = engine_record(bundle.folder / artifact.file)
+            record = engine_record(bundle.require_model(artifact))
             if record.library == "tensorrt":
                 yield _Model(f"detector_{artifact.precision}_tensorrt", "tensorrt", artifact, "model.plan", record.max_batch)
 
