@@ -24,7 +24,7 @@ from export.bundle.draw import PALETTE_BGR, draw_detections
 from export.bundle.in_order import in_order, portions
 from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact, sealed
 from export.runners.cuda import gpu_names
-from export.runners.detect import detect
+from export.runners.detect import detect, model_input
 from export.runners.tensorrt_library import installed_libraries
 from pipelines.cli import main
 from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
@@ -355,12 +355,37 @@ def damaged_golden_input(folder: Path) -> None:
     path.write_bytes(content)
 
 
+def fed_otherwise(make: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """The first golden input as the releasing machine made it of the golden image, where this machine's preprocessing is another."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "golden" / "00.npz"
+        np.savez_compressed(path, input=make(read_image(folder / "golden" / "00.png")))
+        edit(folder, lambda about: about["files"].update({"golden/00.npz": sha256_file(path)}))
+
+    return spoil
+
+
+def letterboxed_tensor(image: np.ndarray, pad_value: int) -> np.ndarray:
+    return model_input(Decoded.whole(image), other_contract(pad_value=pad_value))[0]
+
+
 # name: how the bundle (or the machine) differs, and which answer must fail
 SELF_TEST_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a golden image changed": (lambda folder: (folder / "golden" / "00.png").write_bytes(b"x"), "files", "is not the file"),
     "a golden input is damaged": (damaged_golden_input, "preprocessing", "holds no golden input"),
     "a golden input is empty": (lambda folder: (folder / "golden" / "01.npz").write_bytes(b""), "preprocessing", "holds no golden input"),
     "preprocessing two grey levels off": (darker_image, "preprocessing", "pixels: up to"),
+    "BGR where RGB is wanted": (
+        fed_otherwise(lambda image: letterboxed_tensor(image, 114)[:, ::-1]),
+        "preprocessing",
+        "colour order: BGR is fed where RGB is wanted",
+    ),
+    "another pad value": (
+        fed_otherwise(lambda image: letterboxed_tensor(image, 0)),
+        "preprocessing",
+        "pad value: 114 is fed where 0 is wanted",
+    ),
     "a box is missing here": (tamper_expected(lambda rows: rows.append({**rows[0], "xyxy": [0, 0, 5, 5]})), "openvino_fp32", "1 missed"),
     "a box is new here": (tamper_expected(lambda rows: rows.pop(0)), "openvino_fp32", "1 extra"),
     "a class changed": (

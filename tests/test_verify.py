@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.artifacts import Artifact
 from export.check.drops import Accuracy, Drops, drop_reasons, drops_between, relative_drop
 from export.check.parity import COUNTS, Allowed, Parity, compare, judge, total
 from export.check.ties import second_readings
+from export.check.verification import attempt_with
 from export.runners import open_runner
 from export.runners.detect import above, detect, model_input, read_output
+from export.runners.openvino import OpenVinoRunner
 from export.stages.verify import work
 from export.thresholds import read_thresholds
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError
-from pipelines.core.images import Decoded, letterbox_for, read_for
+from pipelines.core.images import Decoded, letterbox_for, read_for, tensor_from_letterboxed
 from pipelines.core.io import sha256_bytes, sha256_file
 from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import Detections
-from tests.tiny_detector import CLASSES, CONTRACT, NMS, Project, make_project, model_bytes, other_contract
+from tests.tiny_detector import CLASSES, CONTRACT, NMS, SIDE, Project, make_project, model_bytes, other_contract
 
 HALF = np.array([0.5, 0.5])
 ALLOWED = Allowed({"fp32": 0.002, "fp16": 0.005, "int8": 0.02}, {"fp32": 0.005, "fp16": 0.02, "int8": 0.05}, 0.001)
@@ -303,6 +308,41 @@ def test_a_box_whose_two_classes_tie_is_no_flip(tmp_path: Path) -> None:
             assert item["class_flips"] == item["missed"] == item["extra"] == 0
             assert item["near_tie"] > 0
             assert item["near_tie"] == sum(row["near_tie"] for row in item["per_class"].values())
+
+
+@pytest.mark.parametrize("maps_back", ["by the stretch", "by the letterbox"])
+def test_stretching_instead_of_letterboxing_is_named(maps_back: str, tmp_path: Path) -> None:
+    """Somebody's PyTorch resizes both sides on their own; some of those who do still take the letterbox for the way back."""
+    project = make_project(tmp_path / "p", images=3)
+    shown = {}
+    with open_runner("onnxruntime", project.export / "model.onnx", threads=1) as runner:
+        for item in read_samples(project.dataset / "test.jsonl"):
+            image = read_for(project.raw / item.path, None)
+            raw = runner.infer(tensor_from_letterboxed([cv2.resize(image.pixels, (SIDE, SIDE)).astype(np.uint8)]))[0]
+            place, wh = letterbox_for(image.original_wh, (SIDE, SIDE)), image.original_wh
+            if maps_back == "by the stretch":
+                place, wh = letterbox_for((SIDE, SIDE), (SIDE, SIDE)), (SIDE, SIDE)
+            boxes = read_output(raw, CONTRACT, place, wh, NMS)
+            stretch = np.array([*image.original_wh] * 2, np.float32) / np.array([*wh] * 2, np.float32)
+            shown[item.image_id] = Detections(boxes.xyxy * stretch, boxes.score, boxes.class_index)
+    write_detections(project.predictions / "test.parquet", shown, CLASSES)
+    for name, item in verify(project)["artifacts"].items():
+        if name.endswith("_fp32") and item["status"] != "not_run":
+            assert item["status"] == "fail"
+            assert "fault: geometry: they agree when the image is stretched, so one side does not letterbox" in item["reasons"]
+
+
+def test_bf16_where_float32_was_asked_is_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    images = [project.raw / item.path for item in read_samples(project.dataset / "test.jsonl")]
+    artifact = Artifact("openvino_fp32", "openvino", "fp32", project.export / "model.onnx")
+    for hint, status in (("bf16", "fail"), (None, "not_run")):
+        with OpenVinoRunner(project.export / "model.onnx", threads=1, precision_hint=hint) as runner:
+            if hint and hint not in runner.arithmetic().values():
+                pytest.skip("this CPU computes no bf16")
+            answer = attempt_with(runner, artifact, images, CLASSES, NMS)
+        assert (answer.found is None, answer.status) == (hint is not None, status)
+        assert hint is None or re.match(r"arithmetic: openvino computes \d+ nodes in less than f32, first .* in bf16$", answer.reason)
 
 
 def test_calibration_on_val_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from export.check.diagnosis import Reference, name_output_fault
 from export.check.parity import CLASS_TIE, Status
 from export.check.ties import detect_tied, lowest_of
 from export.engine_records import BUILT_NOT_RUN, require_built_from
-from export.runners import open_runner
+from export.runners import Runner, open_runner
 from export.runners.detect import NmsValues
 from pipelines.core.contract import class_hash
 from pipelines.core.errors import DataError, MissingPartError
@@ -55,27 +55,34 @@ def attempt(artifact: Artifact, images: Sequence[Path], classes: Sequence[str], 
     except DataError as error:
         return Attempt(None, status="fail", reason=str(error))
     with runner:
+        return attempt_with(runner, artifact, images, classes, nms)
+
+
+def attempt_with(runner: Runner, artifact: Artifact, images: Sequence[Path], classes: Sequence[str], nms: NmsValues) -> Attempt:
+    """The same with an opened runner.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    try:
+        runner.require_contract(class_hash(classes))
+        thresholds = runner.require_thresholds()
+    except DataError as error:
+        return Attempt(None, status="fail", reason=str(error))
+    lower = [f"{name} in {kind}" for name, kind in runner.arithmetic().items() if kind in LOWER_THAN_FLOAT]
+    if runner.precision == "fp32" and lower:
+        return Attempt(None, status="fail", reason=f"arithmetic: {runner.name} computes {len(lower)} nodes in less than f32, first {lower[0]}")
+    if runner.precision != artifact.precision:
+        return Attempt(None, status="fail", reason=f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`")
+    found, tied = [], []
+    for path in tqdm(images, desc=artifact.name, unit="img", disable=None, leave=False):
+        image = read_for(path, runner.contract.decode_to_wh)
         try:
-            runner.require_contract(class_hash(classes))
-            thresholds = runner.require_thresholds()
+            shown, other = detect_tied(runner, image, nms, lowest=lowest_of(thresholds, CLASS_TIE), tie=CLASS_TIE)
         except DataError as error:
             return Attempt(None, status="fail", reason=str(error))
-        lower = [f"{name} in {kind}" for name, kind in runner.arithmetic().items() if kind in LOWER_THAN_FLOAT]
-        if runner.precision == "fp32" and lower:
-            return Attempt(None, status="fail", reason=f"arithmetic: {runner.name} computes {len(lower)} nodes in less than f32, first {lower[0]}")
-        if runner.precision != artifact.precision:
-            return Attempt(
-                None, status="fail", reason=f"{artifact.path} states precision {runner.precision}, not {artifact.precision}: run `dvc repro`"
-            )
-        found, tied = [], []
-        for path in tqdm(images, desc=artifact.name, unit="img", disable=None, leave=False):
-            image = read_for(path, runner.contract.decode_to_wh)
-            try:
-                shown, other = detect_tied(runner, image, nms, lowest=lowest_of(thresholds, CLASS_TIE), tie=CLASS_TIE)
-            except DataError as error:
-                return Attempt(None, status="fail", reason=str(error))
-            found.append(shown)
-            tied.append(other)
+        found.append(shown)
+        tied.append(other)
     return Attempt(tuple(found), thresholds, tuple(tied))
 
 
