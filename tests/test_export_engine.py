@@ -17,7 +17,7 @@ from export.convert.onnx_from_torch import onnx_from_torch
 from export.engine_records import EngineRecord, engine_record, engines_document, require_built_from
 from export.runners import open_runner
 from export.runners.cuda import gpu_names
-from export.runners.tensorrt_library import installed_libraries, load_library
+from export.runners.tensorrt_library import installed_libraries, load_library, why_not_loaded
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, MissingInputError, MissingPartError
 from pipelines.core.io import sha256_bytes, sha256_file
@@ -114,6 +114,12 @@ def test_the_engine_that_comes_out_twice_is_taken(builds: str, wanted: tuple[str
 def test_an_engine_is_not_run_without_a_gpu(built: Path) -> None:
     with pytest.raises(MissingPartError, match="no CUDA GPU can load the engine here"):
         open_runner("tensorrt", built / "fp32.engine", threads=1)
+
+
+@CAN_BUILD
+@pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+def test_the_librarys_reason_for_not_loading_an_engine_is_told(built: Path) -> None:
+    assert "CUDA" in why_not_loaded(load_library("tensorrt_rtx"), (built / "fp32.engine").read_bytes())
 
 
 @CAN_BUILD

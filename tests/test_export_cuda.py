@@ -1,0 +1,204 @@
+"""The way to a GPU, on a driver and a TensorRT of our own that are as strict as the real ones: call order, threads, errors, and that nothing stays.
+
+What a real GPU and a real TensorRT do is not covered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.engine_records import engines_document
+from pipelines.core.io import sha256_bytes, sha256_file
+from tests.conftest import ROOT
+from tests.tiny_detector import CLASSES, CONTRACT, model_bytes
+
+COMPILER = shutil.which("cc")
+pytestmark = pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="needs a C compiler, on Linux")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that finds the driver and the library."""
+    folder = tmp_path_factory.mktemp("gpu")
+    assert COMPILER is not None
+    command = [COMPILER, "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(folder / "libcuda.so.1"), str(ROOT / "tests" / "fake_cuda.c")]
+    subprocess.run(command, check=True)
+    shutil.copy(ROOT / "tests" / "fake_tensorrt.py", folder / "tensorrt.py")
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+def run(machine: dict[str, str], code: str, *arguments: str, fail: str = "") -> str:
+    """What a process says that runs `code` there; `fail` is FAKE_CUDA_FAIL. It must leave nothing behind on the device."""
+    code += "\nimport ctypes\nassert ctypes.CDLL('libcuda.so.1').fake_left() == 0, 'left on the device'\n"
+    environment = {**machine, **({"FAKE_CUDA_FAIL": fail} if fail else {})}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+DEVICE = """
+from export.runners.cuda import driver_version, gpu_capability, gpu_names
+print(gpu_names(), driver_version(), gpu_capability())
+"""
+
+
+def test_the_device_is_told(machine: dict[str, str]) -> None:
+    assert run(machine, DEVICE) == "['Fake GPU'] 13.0 (8, 9)"
+    assert run(machine, DEVICE, fail="cuInit=100") == "[] None None"
+
+
+COPIES = """
+import threading
+import numpy as np
+from export.runners.cuda import CudaMemory
+there, back = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
+memory = CudaMemory()
+pointer = memory.allocate(there.nbytes)
+def elsewhere():
+    memory.use_here()
+    memory.to_device(pointer, there)
+    memory.to_host(back, pointer)
+    memory.synchronize()
+def last():
+    memory.free()
+    memory.free()  # a second time does nothing: the context may be somebody else's as well
+for work in (elsewhere, last):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+print(back.tolist())
+"""
+
+
+def test_copies_arrive_and_all_is_given_back_from_another_thread(machine: dict[str, str]) -> None:
+    assert run(machine, COPIES) == str([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+
+
+FAILS = """
+import numpy as np
+from export.runners.cuda import CudaMemory
+from pipelines.core.errors import DetloopError
+try:
+    with CudaMemory() as memory:
+        pointer = memory.allocate(8)
+        memory.allocate(8)
+        memory.to_device(pointer, np.zeros(2, np.float32))
+        memory.to_host(np.zeros(2, np.float32), pointer)
+        memory.synchronize()
+except DetloopError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fail", "says"),
+    [
+        ("cuInit=100", "MissingPartError no CUDA GPU can load the engine here (cuInit gave status 100)"),
+        ("cuDevicePrimaryCtxRetain=2", "MissingPartError the CUDA device refused cuDevicePrimaryCtxRetain (status 2, CUDA_ERROR_OUT_OF_MEMORY)"),
+        ("cuStreamCreate=2", "MissingPartError the CUDA device refused cuStreamCreate (status 2, CUDA_ERROR_OUT_OF_MEMORY)"),
+        ("cuMemAlloc_v2=2@2", "MissingPartError the CUDA device refused cuMemAlloc (status 2, CUDA_ERROR_OUT_OF_MEMORY)"),
+        ("cuMemcpyHtoDAsync_v2=700", "DataError the CUDA device failed at cuMemcpyHtoDAsync (status 700, CUDA_ERROR_ILLEGAL_ADDRESS)"),
+        ("cuStreamSynchronize=700", "DataError the CUDA device failed at cuStreamSynchronize (status 700, CUDA_ERROR_ILLEGAL_ADDRESS)"),
+    ],
+)
+def test_what_the_driver_refuses_is_told_and_leaves_nothing(machine: dict[str, str], fail: str, says: str) -> None:
+    assert run(machine, FAILS, fail=fail).startswith(says)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the tiny detector as the library of this machine would have built it, and the ONNX file beside it."""
+    folder = tmp_path_factory.mktemp("engine")
+    onnx = model_bytes()
+    (folder / "model.onnx").write_bytes(onnx)
+    put_engine(folder, f"detloop-{sha256_bytes(onnx)}".encode() + b"\0004\0onnx\0" + onnx)
+    return folder / "fp32.engine"
+
+
+def put_engine(folder: Path, content: bytes, **changes: object) -> None:
+    (folder / "fp32.engine").write_bytes(content)
+    entry = {"file": "fp32.engine", "sha256": sha256_bytes(content), "onnx_sha256": sha256_file(folder / "model.onnx"), "max_batch": 4}
+    entry |= {"library": "tensorrt", "library_version": "11.0.0.1", "gpu": "Fake GPU", "driver": "13.0", "thresholds": dict.fromkeys(CLASSES, 0.5)}
+    (folder / "engines.json").write_text(json.dumps(engines_document({"fp32": {**entry, **changes}}, CONTRACT)))
+
+
+RUNNER = """
+import sys
+import threading
+from pathlib import Path
+import numpy as np
+from export.runners import open_runner
+path = Path(sys.argv[1])
+batches = [np.random.default_rng(number).random((size, 3, 64, 64), dtype=np.float32) for number, size in enumerate((1, 4, 2, 1, 3))]
+with open_runner("onnxruntime", path.with_name("model.onnx"), threads=1) as runner:
+    wanted = [runner.infer(batch) for batch in batches]
+runner = open_runner("tensorrt", path, threads=1)
+right = []
+def caller(number):
+    for _ in range(20):
+        right.append(np.array_equal(runner.infer(batches[number]), wanted[number]))
+threads = [threading.Thread(target=caller, args=(number,)) for number in range(len(batches))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(right.count(True), runner.device, runner.version, runner.max_batch)
+closing = threading.Thread(target=runner.close)
+closing.start()
+closing.join()
+runner.close()
+"""
+
+
+def test_an_engine_gives_what_its_onnx_file_gives(machine: dict[str, str], engine: Path) -> None:
+    """Batches of all sizes from several threads, each its own answer."""
+    assert run(machine, RUNNER, str(engine)) == "100 Fake GPU tensorrt 11.0.0.1 4"
+
+
+OPENED = """
+import sys
+from pathlib import Path
+import numpy as np
+from export.runners import open_runner
+from pipelines.core.errors import DetloopError
+try:
+    with open_runner("tensorrt", Path(sys.argv[1]), threads=1) as runner:
+        runner.infer(np.zeros((1, 3, 64, 64), np.float32))
+except DetloopError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "fail", "says"),
+    [
+        (
+            b"not its form",
+            {},
+            "",
+            "MissingPartError tensorrt 11.0.0.1 on Fake GPU cannot load {path} (the engine was built for another compute capability): ",
+        ),
+        (None, {"max_batch": 5}, "", "DataError {path} does not take images (5, 3, 64, 64)"),
+        (None, {"gpu": "GPU B"}, "", "MissingPartError {path} is a foreign engine (built for GPU B, here is Fake GPU)"),
+        (None, {}, "cuMemAlloc_v2=2@2", "MissingPartError the CUDA device refused cuMemAlloc (status 2, CUDA_ERROR_OUT_OF_MEMORY)"),
+        (None, {}, "cuStreamSynchronize=700", "DataError the CUDA device failed at cuStreamSynchronize (status 700, CUDA_ERROR_ILLEGAL_ADDRESS)"),
+        (None, {}, "", ""),
+    ],
+    ids=["unloadable", "batch", "foreign", "room", "crash", "none"],
+)
+def test_an_engine_that_cannot_be_used_is_told_and_leaves_nothing(
+    machine: dict[str, str], engine: Path, tmp_path: Path, content: bytes | None, changes: dict[str, object], fail: str, says: str
+) -> None:
+    shutil.copy(engine.with_name("model.onnx"), tmp_path)
+    mark = f"detloop-{sha256_file(tmp_path / 'model.onnx')}".encode()
+    put_engine(tmp_path, engine.read_bytes() if content is None else mark + content, **changes)
+    said = run(machine, OPENED, str(tmp_path / "fp32.engine"), fail=fail)
+    assert said.startswith(says.format(path=tmp_path / "fp32.engine"))
+    assert bool(said) == bool(says)
