@@ -17,7 +17,9 @@ import pytest
 from export.engine_records import engines_document
 from pipelines.core.io import sha256_bytes, sha256_file
 from tests.conftest import ROOT
-from tests.tiny_detector import CLASSES, CONTRACT, model_bytes
+from tests.serving import encoded, running
+from tests.test_release import run_release
+from tests.tiny_detector import CLASSES, CONTRACT, make_project, model_bytes
 
 COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="needs a C compiler, on Linux")
@@ -202,3 +204,54 @@ def test_an_engine_that_cannot_be_used_is_told_and_leaves_nothing(
     said = run(machine, OPENED, str(tmp_path / "fp32.engine"), fail=fail)
     assert said.startswith(says.format(path=tmp_path / "fp32.engine"))
     assert bool(said) == bool(says)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = make_project(tmp_path_factory.mktemp("bundle") / "p")
+    assert run_release(project)["verdict"] == "released"
+    return project.root / "release"
+
+
+def detloop(machine: dict[str, str], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**machine, **environment}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("before", [None, b"damaged", b"timings of another GPU"], ids=["none", "damaged", "another"])
+def test_engines_are_built_checked_and_used_on_the_target(
+    machine: dict[str, str], released: Path, tmp_path: Path, before: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(released, tmp_path / "bundle"))
+    if before is not None:
+        (bundle / "timing.cache").write_bytes(before)
+    built = detloop(machine, "engine", "build", "--bundle", str(bundle))
+    assert (built.returncode, built.stderr) == (0, "")
+    assert [line.split()[:2] for line in built.stdout.splitlines()] == [["pass", precision] for precision in ("fp16", "fp32", "int8")]
+    assert (bundle / "timing.cache").read_bytes() == b"timings of Fake GPU"
+    entry = json.loads((bundle / "local" / "engines.json").read_text())["engines"]["fp32"]
+    assert (entry["status"], entry["library"], entry["gpu"], entry["driver"]) == ("built", "tensorrt", "Fake GPU", "13.0")
+    if before is None:
+        tested = detloop(machine, "bundle", "test", str(bundle))
+        assert tested.returncode == 0, tested.stdout + tested.stderr
+        assert [line.split()[1] for line in tested.stdout.splitlines() if line.startswith("ok ")][2:5] == [
+            f"tensorrt_{precision}" for precision in ("fp16", "fp32", "int8")
+        ]
+        predicted = detloop(machine, "predict", "--bundle", str(bundle), str(bundle / "golden" / "00.png"), "--threads", "2")
+        assert json.loads(predicted.stdout)["runner"] == "tensorrt_fp16"
+        for name in ("LD_LIBRARY_PATH", "PYTHONPATH"):
+            monkeypatch.setenv(name, machine[name])
+        with running(bundle) as server:
+            answer = server.predict(*[encoded(".png")] * 12).json()
+            status, said = server.stop()
+        assert (answer["runner"], len(answer["images"])) == ("tensorrt_fp16", 12)
+        assert (status, "error" in said) == (0, False)
+
+
+def test_an_engine_that_fails_on_the_gpu_is_no_engine_that_was_not_run(machine: dict[str, str], released: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(released, tmp_path / "bundle"))
+    built = detloop(machine, "engine", "build", "--bundle", str(bundle), FAKE_CUDA_FAIL="cuStreamSynchronize=700")
+    assert built.returncode == 2
+    assert [line.split()[:2] for line in built.stdout.splitlines()] == [["fail", precision] for precision in ("fp16", "fp32", "int8")]
+    assert "failed at cuStreamSynchronize (status 700, CUDA_ERROR_ILLEGAL_ADDRESS)" in built.stdout
+    assert built.stderr.startswith("error: engines fp16, fp32, int8 do not find what their ONNX files find")

@@ -109,6 +109,30 @@ def test_the_engine_that_comes_out_twice_is_taken(builds: str, wanted: tuple[str
     assert (engine.decode(), reproducible) == wanted
 
 
+@pytest.mark.parametrize(
+    ("library", "capability", "target"),
+    [
+        ("tensorrt_rtx", (7, 5), "SM75"),
+        ("tensorrt_rtx", (8, 0), None),
+        ("tensorrt_rtx", (12, 0), None),
+        ("tensorrt_rtx", None, None),
+        ("tensorrt", (7, 5), None),  # builds for the GPU at hand anyway
+    ],
+)
+def test_what_must_be_built_for_one_gpu_alone(library: str, capability: tuple[int, int] | None, target: str | None) -> None:
+    assert Toolchain(library, ("GPU",), "13.0", capability).own_target() == target
+
+
+@CAN_BUILD
+def test_an_old_gpu_gets_an_engine_of_its_own(onnx_folder: Path, built: Path) -> None:
+    """What TensorRT-RTX builds unasked cannot be loaded before compute capability 8.0."""
+    entry, engine = engine_from_onnx((onnx_folder / "model.onnx").read_bytes(), "fp32", Toolchain("tensorrt_rtx", ("RTX 2080",), "13.0", (7, 5)))
+    assert engine is not None
+    assert engine != (built / "fp32.engine").read_bytes()
+    assert (entry["status"], entry["target"], entry["gpu"], entry["driver"]) == ("built", "RTX 2080", "RTX 2080", None)
+    assert entry["reproducible"] == json.loads((built / "engines.json").read_text())["engines"]["fp32"]["reproducible"]
+
+
 @CAN_BUILD
 @pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
 def test_an_engine_is_not_run_without_a_gpu(built: Path) -> None:
@@ -193,6 +217,8 @@ def test_engine_and_record_must_fit(tmp_path: Path) -> None:
         ({}, ("11.0", "GPU A", "13.1"), "built under driver 13.0, here is 13.1"),
         ({"gpu": None, "driver": None}, ("11.0", "GPU B", "13.1"), None),  # a portable engine
         ({"gpu": None, "driver": None}, ("11.1", "GPU B", "13.1"), "built by tensorrt 11.0, here is 11.1"),
+        ({"driver": None}, ("11.0", "GPU A", "13.1"), None),  # for one GPU, finished by the driver there
+        ({"driver": None}, ("11.0", "GPU B", "13.1"), "built for GPU A, here is GPU B"),
     ],
 )
 def test_a_foreign_engine_is_told(changes: dict[str, None], here: tuple[str, str, str], says: str | None) -> None:
