@@ -130,12 +130,25 @@ def test_what_cannot_be_written_is_refused(bundle: Path, tmp_path: Path, action:
     assert not (tmp_path / "new").exists()
 
 
+def test_no_folder_of_another_kind_is_replaced(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bundle itself, by a slip of the hand, and a project that has a Dockerfile of its own."""
+    mine, project = Path(shutil.copytree(bundle, tmp_path / "bundle")), tmp_path / "project"
+    project.mkdir()
+    (project / "Dockerfile").write_text("FROM scratch\n")
+    for action, out in (("triton", mine), ("docker", mine), ("docker", project)):
+        before = sorted(path.name for path in out.iterdir())
+        assert main(["bundle", action, str(mine), str(out)]) == 2
+        assert "is there and was not written by this command" in capsys.readouterr().err
+        assert sorted(path.name for path in out.iterdir()) == before
+
+
 def test_writing_twice_replaces(bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "triton"
-    assert main(["bundle", "triton", str(bundle), str(out)]) == 0
-    (out / "old").write_text("from an older bundle")
-    assert main(["bundle", "triton", str(bundle), str(out)]) == 0
-    assert not (out / "old").exists()
+    for action in ("triton", "docker"):
+        out = tmp_path / action
+        assert main(["bundle", action, str(bundle), str(out)]) == 0
+        (out / "old").write_text("from an older bundle")
+        assert main(["bundle", action, str(bundle), str(out)]) == 0
+        assert not (out / "old").exists()
 
 
 def test_a_gpu_image_needs_an_engine_that_passed(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
