@@ -255,3 +255,19 @@ def test_an_engine_that_fails_on_the_gpu_is_no_engine_that_was_not_run(machine: 
     assert [line.split()[:2] for line in built.stdout.splitlines()] == [["fail", precision] for precision in ("fp16", "fp32", "int8")]
     assert "failed at cuStreamSynchronize (status 700, CUDA_ERROR_ILLEGAL_ADDRESS)" in built.stdout
     assert built.stderr.startswith("error: engines fp16, fp32, int8 do not find what their ONNX files find")
+
+
+def test_a_server_whose_gpu_failed_is_not_ready(machine: dict[str, str], released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that whoever watches it, such as the container's HEALTHCHECK, can start it again: a GPU that has failed fails until the process ends."""
+    bundle = Path(shutil.copytree(released, tmp_path / "bundle"))
+    assert detloop(machine, "engine", "build", "--bundle", str(bundle)).returncode == 0
+    for name in ("LD_LIBRARY_PATH", "PYTHONPATH"):
+        monkeypatch.setenv(name, machine[name])
+    monkeypatch.setenv("FAKE_CUDA_FAIL", "cuStreamSynchronize=700@3")  # the golden image, one request, and no more
+    with running(bundle) as server:
+        answers = [(server.predict(encoded(".png")).status_code, server.client.get("/ready").status_code) for _ in range(3)]
+        health = server.client.get("/health").status_code
+        status, said = server.stop()
+    assert answers == [(200, 200), (503, 503), (503, 503)]
+    assert (health, status) == (200, 0)
+    assert said.count("error: the CUDA device failed at cuStreamSynchronize (status 700, CUDA_ERROR_ILLEGAL_ADDRESS)") == said.count("\n") == 2
