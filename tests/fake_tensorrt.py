@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 import sys
 import time
 from typing import Any
@@ -130,6 +131,10 @@ class Builder:
     def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
         if network.flags != 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED or config.flags:
             self.logger.log(ILogger.Severity.ERROR, "the network is weakly typed, or float32 may be tf32")
+            return None
+        refused = os.environ.get("FAKE_TENSORRT_REFUSES")  # part of an ONNX file's bytes
+        if refused is not None and refused.encode() in network.onnx:
+            self.logger.log(ILogger.Severity.ERROR, "no kernel of this GPU computes that")
             return None
         if config.cache is not None:
             config.cache.content = THIS_GPU

@@ -257,6 +257,17 @@ def test_an_engine_that_fails_on_the_gpu_is_no_engine_that_was_not_run(machine: 
     assert built.stderr.startswith("error: engines fp16, fp32, int8 do not find what their ONNX files find")
 
 
+def test_an_engine_that_cannot_be_built_is_told_apart_from_one_that_finds_something_else(
+    machine: dict[str, str], released: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(released, tmp_path / "bundle"))
+    built = detloop(machine, "engine", "build", "--bundle", str(bundle), FAKE_TENSORRT_REFUSES="fp16")
+    assert built.returncode == 2
+    assert [line.split()[:2] for line in built.stdout.splitlines()] == [["fail", "fp16"], ["pass", "fp32"], ["pass", "int8"]]
+    assert "no kernel of this GPU computes that" in built.stdout
+    assert built.stderr == "error: engines fp16 could not be built: they will not be used, see the lines above\n"
+
+
 def test_a_server_whose_gpu_failed_is_not_ready(machine: dict[str, str], released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever watches it, such as the container's HEALTHCHECK, can start it again: a GPU that has failed fails until the process ends."""
     bundle = Path(shutil.copytree(released, tmp_path / "bundle"))
