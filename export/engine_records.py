@@ -31,7 +31,7 @@ class EngineRecord:
     sha256: str
     onnx_sha256: str
     gpu: str | None  # None: any GPU that the library supports
-    driver: str | None
+    driver: str | None  # None: any driver
 
     def foreign_here(self, library_version: str, gpu: str, driver: str) -> str | None:
         """Why this machine must not run the engine; None when it may."""
@@ -39,7 +39,7 @@ class EngineRecord:
             return f"built by {self.library} {self.library_version}, here is {library_version}"
         if self.gpu is not None and self.gpu != gpu:
             return f"built for {self.gpu}, here is {gpu}"
-        if self.gpu is not None and self.driver != driver:
+        if self.driver is not None and self.driver != driver:
             return f"built under driver {self.driver}, here is {driver}"
         return None
 

@@ -24,6 +24,7 @@ from export.bundle.draw import PALETTE_BGR, draw_detections
 from export.bundle.in_order import in_order, portions
 from export.bundle.reader import detect_shown, detections_from_json, detections_to_json, load_bundle, open_artifact, sealed
 from export.runners.cuda import gpu_names
+from export.runners.detect import detect, model_input
 from export.runners.tensorrt_library import installed_libraries
 from pipelines.cli import main
 from pipelines.core.errors import ClassContractError, DataError, DetloopError, GateError, MissingInputError
@@ -81,6 +82,22 @@ def test_predict_finds_the_squares(released: Path, tmp_path: Path, capsys: pytes
     assert 0.9 < row["detections"][0]["score"] < 1
     assert row["drawn"] == str(tmp_path / "drawn" / "one_detections.jpg")
     assert cv2.imread(row["drawn"]) is not None
+
+
+def test_a_box_in_the_padding_is_not_shown(released: Path, bundle: Path) -> None:
+    """A padding as bright as a red square: the detector finds red in each of its cells, which lie outside the image."""
+    path = bundle / "model.onnx"
+    path.write_bytes(model_bytes(contract=other_contract(pad_value=255)))
+    edit(bundle, lambda content: content["files"].update({"model.onnx": sha256_file(path)}))
+    edit(bundle, lambda content: content["contract"].update(pad_value=255))
+    loaded = load_bundle(bundle)
+    image = Decoded.whole(read_image(released / "golden" / "00.png"))
+    with open_artifact(loaded, "onnxruntime_fp32", threads=1) as runner:
+        flat = [box for box in detect(runner, image, loaded.nms).xyxy.tolist() if box[1] == box[3]]
+        (shown,) = detect_shown(runner, [image], loaded)
+    assert len(flat) > 8  # rows of cells above and below
+    assert len(shown) > 0
+    assert (shown.xyxy[:, 2:] > shown.xyxy[:, :2]).all()
 
 
 @pytest.mark.parametrize("runner", ["onnxruntime_fp32", "openvino_int8"])
@@ -338,12 +355,37 @@ def damaged_golden_input(folder: Path) -> None:
     path.write_bytes(content)
 
 
+def fed_otherwise(make: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """The first golden input as the releasing machine made it of the golden image, where this machine's preprocessing is another."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "golden" / "00.npz"
+        np.savez_compressed(path, input=make(read_image(folder / "golden" / "00.png")))
+        edit(folder, lambda about: about["files"].update({"golden/00.npz": sha256_file(path)}))
+
+    return spoil
+
+
+def letterboxed_tensor(image: np.ndarray, pad_value: int) -> np.ndarray:
+    return model_input(Decoded.whole(image), other_contract(pad_value=pad_value))[0]
+
+
 # name: how the bundle (or the machine) differs, and which answer must fail
 SELF_TEST_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a golden image changed": (lambda folder: (folder / "golden" / "00.png").write_bytes(b"x"), "files", "is not the file"),
     "a golden input is damaged": (damaged_golden_input, "preprocessing", "holds no golden input"),
     "a golden input is empty": (lambda folder: (folder / "golden" / "01.npz").write_bytes(b""), "preprocessing", "holds no golden input"),
     "preprocessing two grey levels off": (darker_image, "preprocessing", "pixels: up to"),
+    "BGR where RGB is wanted": (
+        fed_otherwise(lambda image: letterboxed_tensor(image, 114)[:, ::-1]),
+        "preprocessing",
+        "colour order: BGR is fed where RGB is wanted",
+    ),
+    "another pad value": (
+        fed_otherwise(lambda image: letterboxed_tensor(image, 0)),
+        "preprocessing",
+        "pad value: 114 is fed where 0 is wanted",
+    ),
     "a box is missing here": (tamper_expected(lambda rows: rows.append({**rows[0], "xyxy": [0, 0, 5, 5]})), "openvino_fp32", "1 missed"),
     "a box is new here": (tamper_expected(lambda rows: rows.pop(0)), "openvino_fp32", "1 extra"),
     "a class changed": (

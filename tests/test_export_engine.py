@@ -17,7 +17,7 @@ from export.convert.onnx_from_torch import onnx_from_torch
 from export.engine_records import EngineRecord, engine_record, engines_document, require_built_from
 from export.runners import open_runner
 from export.runners.cuda import gpu_names
-from export.runners.tensorrt_library import installed_libraries, load_library
+from export.runners.tensorrt_library import installed_libraries, load_library, why_not_loaded
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import DataError, MissingInputError, MissingPartError
 from pipelines.core.io import sha256_bytes, sha256_file
@@ -109,11 +109,41 @@ def test_the_engine_that_comes_out_twice_is_taken(builds: str, wanted: tuple[str
     assert (engine.decode(), reproducible) == wanted
 
 
+@pytest.mark.parametrize(
+    ("library", "capability", "target"),
+    [
+        ("tensorrt_rtx", (7, 5), "SM75"),
+        ("tensorrt_rtx", (8, 0), None),
+        ("tensorrt_rtx", (12, 0), None),
+        ("tensorrt_rtx", None, None),
+        ("tensorrt", (7, 5), None),  # builds for the GPU at hand anyway
+    ],
+)
+def test_what_must_be_built_for_one_gpu_alone(library: str, capability: tuple[int, int] | None, target: str | None) -> None:
+    assert Toolchain(library, ("GPU",), "13.0", capability).own_target() == target
+
+
+@CAN_BUILD
+def test_an_old_gpu_gets_an_engine_of_its_own(onnx_folder: Path, built: Path) -> None:
+    """What TensorRT-RTX builds unasked cannot be loaded before compute capability 8.0."""
+    entry, engine = engine_from_onnx((onnx_folder / "model.onnx").read_bytes(), "fp32", Toolchain("tensorrt_rtx", ("RTX 2080",), "13.0", (7, 5)))
+    assert engine is not None
+    assert engine != (built / "fp32.engine").read_bytes()
+    assert (entry["status"], entry["target"], entry["gpu"], entry["driver"]) == ("built", "RTX 2080", "RTX 2080", None)
+    assert entry["reproducible"] == json.loads((built / "engines.json").read_text())["engines"]["fp32"]["reproducible"]
+
+
 @CAN_BUILD
 @pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
 def test_an_engine_is_not_run_without_a_gpu(built: Path) -> None:
     with pytest.raises(MissingPartError, match="no CUDA GPU can load the engine here"):
         open_runner("tensorrt", built / "fp32.engine", threads=1)
+
+
+@CAN_BUILD
+@pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
+def test_the_librarys_reason_for_not_loading_an_engine_is_told(built: Path) -> None:
+    assert "CUDA" in why_not_loaded(load_library("tensorrt_rtx"), (built / "fp32.engine").read_bytes())
 
 
 @CAN_BUILD
@@ -187,6 +217,8 @@ def test_engine_and_record_must_fit(tmp_path: Path) -> None:
         ({}, ("11.0", "GPU A", "13.1"), "built under driver 13.0, here is 13.1"),
         ({"gpu": None, "driver": None}, ("11.0", "GPU B", "13.1"), None),  # a portable engine
         ({"gpu": None, "driver": None}, ("11.1", "GPU B", "13.1"), "built by tensorrt 11.0, here is 11.1"),
+        ({"driver": None}, ("11.0", "GPU A", "13.1"), None),  # for one GPU, finished by the driver there
+        ({"driver": None}, ("11.0", "GPU B", "13.1"), "built for GPU A, here is GPU B"),
     ],
 )
 def test_a_foreign_engine_is_told(changes: dict[str, None], here: tuple[str, str, str], says: str | None) -> None:

@@ -225,6 +225,26 @@ def test_classes_are_compared_by_their_names(tmp_path: Path, capsys: pytest.Capt
             assert "name two models of the same classes" in said
 
 
+def test_another_pad_value_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_project(tmp_path / "p", images=2).root
+    a, b = str(folder / "export" / "model.onnx"), tiny(folder, "white", contract=other_contract(pad_value=255))
+    status, said = parity(folder, a, b, capsys, explain=False)
+    assert status == 2
+    assert f"pad value: onnxruntime:{a} states 114, onnxruntime:{b} states 255\n" in said
+    assert "fault: pad value: they agree when padded with 114, the contract says 255\n" in said
+
+
+def test_classes_that_tie_are_no_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_project(tmp_path / "p", images=2).root
+    tied = tiny(folder, "tied", reads=(0, 0, 2))  # red and green score alike
+    for bias, status, words in (
+        ((-8.4, -8.39999, -8.4), 0, "0 class flips, 0 near threshold, "),
+        ((-8.4, -8.3, -8.4), 2, " 0 near tie; "),
+    ):
+        answer, said = parity(folder, tied, tiny(folder, "other", reads=(0, 0, 2), bias=bias), capsys, explain=False)
+        assert (answer, words in said) == (status, True), said
+
+
 def test_nothing_compared_is_no_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_project(tmp_path / "p", images=1).root
     shutil.rmtree(folder / "raw")

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.artifacts import Artifact
 from export.check.drops import Accuracy, Drops, drop_reasons, drops_between, relative_drop
 from export.check.parity import COUNTS, Allowed, Parity, compare, judge, total
-from export.runners.detect import above, model_input
+from export.check.ties import second_readings
+from export.check.verification import attempt_with
+from export.runners import open_runner
+from export.runners.detect import above, detect, model_input, read_output
+from export.runners.openvino import OpenVinoRunner
 from export.stages.verify import work
 from export.thresholds import read_thresholds
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError
-from pipelines.core.images import Decoded
+from pipelines.core.images import Decoded, letterbox_for, read_for, tensor_from_letterboxed
 from pipelines.core.io import sha256_bytes, sha256_file
 from pipelines.core.records import read_samples, write_detections
 from pipelines.core.types import Detections
-from tests.tiny_detector import CLASSES, CONTRACT, Project, make_project, model_bytes, other_contract
+from tests.tiny_detector import CLASSES, CONTRACT, NMS, SIDE, Project, make_project, model_bytes, other_contract
 
 HALF = np.array([0.5, 0.5])
 ALLOWED = Allowed({"fp32": 0.002, "fp16": 0.005, "int8": 0.02}, {"fp32": 0.005, "fp16": 0.02, "int8": 0.05}, 0.001)
@@ -77,7 +84,7 @@ def test_hand_worked_parity(name: str) -> None:
 def test_each_class_has_its_own_threshold_and_row() -> None:
     reference, candidate = found((A, 0.4, 0), (B, 0.4, 1)), found((B, 0.9, 1))
     parity = compare(reference, candidate, np.array([0.3, 0.6]), match_iou=0.9, near_threshold=0.02)
-    assert parity.counts.tolist() == [[0, 1, 0, 0, 0], [0, 0, 1, 0, 0]]  # class 0 missed one, class 1 has one more
+    assert parity.counts.tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]  # class 0 missed one, class 1 has one more
 
 
 def test_largest_differences_are_over_all_matched_pairs() -> None:
@@ -88,6 +95,73 @@ def test_largest_differences_are_over_all_matched_pairs() -> None:
     assert parity.max_position_difference_px == 1.0
     assert counts(parity) == {"matched": 2}
     assert counts(total([], 2)) == {}
+
+
+JUST = 0.90005  # 0.9 but for rounding
+# name: what the reference and the candidate show, the candidate's boxes that tie, as their second class; what is counted
+TIES: dict[str, tuple[Detections, Detections, Detections, dict[str, int]]] = {
+    "two classes tie": (found((A, 0.9, 0)), found((A, JUST, 1)), found((A, 0.9, 0)), {"near_tie": 1}),
+    "they tie in another box": (found((A, 0.9, 0)), found((A, JUST, 1), (B, 0.9, 1)), found((B, 0.9, 0)), {"class_flips": 1, "extra": 1}),
+    "the same score, and no tie: the order of the classes changed": (found((A, 0.9, 0)), found((A, 0.9, 1)), found(), {"class_flips": 1}),
+    "a tie at another score": (found((A, 0.9, 0)), found((A, 0.7, 1)), found((A, 0.7, 0)), {"class_flips": 1}),
+    "a tie that went the reference's way": (found((A, 0.9, 0)), found((A, JUST, 0)), found((A, 0.9, 1)), {"matched": 1}),
+    "of two boxes one ties": (
+        found((A, 0.9, 0), (B, 0.8, 0)),
+        found((A, JUST, 1), (B, 0.8, 1)),
+        found((A, 0.9, 0)),
+        {"near_tie": 1, "class_flips": 1},
+    ),
+    "hidden by the other class's threshold": (found((A, 0.45, 2)), found((A, 0.45, 0)), found((A, 0.45, 2)), {"near_tie": 1}),
+    "shown for the other class's threshold": (found((A, 0.45, 0)), found((A, 0.45, 2)), found((A, 0.45, 0)), {"near_tie": 1}),
+    "hidden, and no tie": (found((A, 0.45, 2)), found((A, 0.45, 0)), found(), {"missed": 1}),
+    "shown, and no tie": (found((A, 0.45, 0)), found((A, 0.45, 2)), found(), {"extra": 1}),
+    "shown, a tie that the reference has not": (found((A, 0.3, 0)), found((A, 0.45, 2)), found((A, 0.45, 0)), {"extra": 1}),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_what_only_rounding_decides_is_told_apart(name: str) -> None:
+    reference, candidate, tied, expected = TIES[name]
+    thresholds = np.array([0.5, 0.5, 0.4])
+    assert counts(compare(reference, candidate, thresholds, match_iou=0.9, near_threshold=0.02, tied=tied)) == expected
+
+
+def test_second_readings_are_those_of_boxes_that_tie() -> None:
+    """Anchors as columns: centre, sides, scores of three classes."""
+    columns = [
+        [20, 20, 20, 20, 0.9, 0.90005, 0.1],  # ties: green, then red
+        [20, 20, 20, 20, 0.5, 0.5, 0.1],  # an exact tie; overlaps the first, and is kept
+        [65, 65, 30, 30, 0.9, 0.8998, 0.1],  # twice the tolerance
+        [65, 65, 30, 30, 0.2, 0.2, 0.2],  # below the lowest score that counts
+    ]
+    raw, box = np.array(columns, np.float32).T, letterbox_for((64, 64), (64, 64))
+    readings = second_readings(raw, CONTRACT, box, (64, 64), NMS, lowest=0.3, tie=1e-4)
+    assert readings.xyxy.tolist() == [[10, 10, 30, 30]] * 2
+    assert readings.score.tolist() == pytest.approx([0.9, 0.5])
+    assert readings.class_index.tolist() == [0, 1]
+    assert raw[4, 0] == np.float32(0.9)  # its argument is left as it was
+    assert len(second_readings(raw, other_contract(classes=("one",)), box, (64, 64), NMS, lowest=0.3, tie=1e-4)) == 0
+    assert (
+        len(second_readings(np.zeros((300, 6), np.float32), other_contract(layout="xyxy_score_class"), box, (64, 64), NMS, lowest=0.3, tie=1e-4)) == 0
+    )
+
+
+@given(st.lists(st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=3, max_size=3), min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_ties_broken_otherwise_are_no_flips(scores: list[list[float]]) -> None:
+    """Whatever ties in a network: the same numbers with the classes' scores moved by less than the tolerance show what is matched or near."""
+    places = [[8 * (2 * number % 8) + 4, 8 * (number // 4) + 4, 8, 8] for number in range(len(scores))]  # boxes that do not overlap
+    ours = np.array([[*place, *score] for place, score in zip(places, scores, strict=True)], np.float32).T
+    theirs = ours.copy()
+    theirs[4:] += np.array([[0], [3e-5], [6e-5]], np.float32)  # a tie goes to the last class
+    box = letterbox_for((64, 64), (64, 64))
+    reference, candidate = (read_output(raw, CONTRACT, box, (64, 64), NMS) for raw in (ours, theirs))
+    tied = second_readings(theirs, CONTRACT, box, (64, 64), NMS, lowest=0.0, tie=1e-4)
+    parity = compare(reference, candidate, np.array([0.52, 0.52, 0.52]), match_iou=0.9, near_threshold=0.01, tied=tied)
+    flips = {name: parity.total(name) for name in ("class_flips", "missed", "extra") if parity.total(name)}
+    assert not flips or any(len(set(score)) == 1 for score in scores)  # of three classes that tie only the second is looked at
+    again = compare(reference, candidate, np.array([0.52, 0.52, 0.52]), match_iou=0.9, near_threshold=0.01)
+    assert parity.total("near_tie") + parity.total("class_flips") == again.total("class_flips")
 
 
 corner, side = st.integers(0, 40), st.integers(4, 20)
@@ -216,6 +290,59 @@ def test_planted_faults_are_caught(fault: str, tmp_path: Path) -> None:
         assert item[shows_in] > 0
         assert any(called in reason for reason in item["reasons"]), item["reasons"]
         assert artifacts[f"{runner}_int8"]["status"] == "pass"
+
+
+def with_a_tie(tmp_path: Path) -> Project:
+    """Red and green score the same in PyTorch, which shows red; the candidate's green is a hundred-thousandth more."""
+    project = make_project(tmp_path / "p", images=2, changes={"fp32": {"reads": (0, 0, 2), "bias": (-8.4, -8.39999, -8.4)}})
+    (project.root / "tied.onnx").write_bytes(model_bytes(reads=(0, 0, 2)))
+    with open_runner("onnxruntime", project.root / "tied.onnx", threads=1) as runner:
+        shown = {item.image_id: detect(runner, read_for(project.raw / item.path, None), NMS) for item in read_samples(project.dataset / "test.jsonl")}
+    write_detections(project.predictions / "test.parquet", shown, CLASSES)
+    return project
+
+
+def test_a_box_whose_two_classes_tie_is_no_flip(tmp_path: Path) -> None:
+    for name, item in verify(with_a_tie(tmp_path))["artifacts"].items():
+        if name.endswith("_fp32") and item["status"] != "not_run":
+            assert item["class_flips"] == item["missed"] == item["extra"] == 0
+            assert item["near_tie"] > 0
+            assert item["near_tie"] == sum(row["near_tie"] for row in item["per_class"].values())
+
+
+@pytest.mark.parametrize("maps_back", ["by the stretch", "by the letterbox"])
+def test_stretching_instead_of_letterboxing_is_named(maps_back: str, tmp_path: Path) -> None:
+    """Somebody's PyTorch resizes both sides on their own; some of those who do still take the letterbox for the way back."""
+    project = make_project(tmp_path / "p", images=3)
+    shown = {}
+    with open_runner("onnxruntime", project.export / "model.onnx", threads=1) as runner:
+        for item in read_samples(project.dataset / "test.jsonl"):
+            image = read_for(project.raw / item.path, None)
+            raw = runner.infer(tensor_from_letterboxed([cv2.resize(image.pixels, (SIDE, SIDE)).astype(np.uint8)]))[0]
+            place, wh = letterbox_for(image.original_wh, (SIDE, SIDE)), image.original_wh
+            if maps_back == "by the stretch":
+                place, wh = letterbox_for((SIDE, SIDE), (SIDE, SIDE)), (SIDE, SIDE)
+            boxes = read_output(raw, CONTRACT, place, wh, NMS)
+            stretch = np.array([*image.original_wh] * 2, np.float32) / np.array([*wh] * 2, np.float32)
+            shown[item.image_id] = Detections(boxes.xyxy * stretch, boxes.score, boxes.class_index)
+    write_detections(project.predictions / "test.parquet", shown, CLASSES)
+    for name, item in verify(project)["artifacts"].items():
+        if name.endswith("_fp32") and item["status"] != "not_run":
+            assert item["status"] == "fail"
+            assert "fault: geometry: they agree when the image is stretched, so one side does not letterbox" in item["reasons"]
+
+
+def test_bf16_where_float32_was_asked_is_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", images=1)
+    images = [project.raw / item.path for item in read_samples(project.dataset / "test.jsonl")]
+    artifact = Artifact("openvino_fp32", "openvino", "fp32", project.export / "model.onnx")
+    for hint, status in (("bf16", "fail"), (None, "not_run")):
+        with OpenVinoRunner(project.export / "model.onnx", threads=1, precision_hint=hint) as runner:
+            if hint and hint not in runner.arithmetic().values():
+                pytest.skip("this CPU computes no bf16")
+            answer = attempt_with(runner, artifact, images, CLASSES, NMS)
+        assert (answer.found is None, answer.status) == (hint is not None, status)
+        assert hint is None or re.match(r"arithmetic: openvino computes \d+ nodes in less than f32, first .* in bf16$", answer.reason)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -33,12 +33,14 @@ def model_bytes(
     contract: ModelContract = CONTRACT,
     precision: str = "fp32",
     reads: Sequence[int] = (0, 1, 2),
-    bias: float = -8.4,
+    bias: float | Sequence[float] = -8.4,
     shift_px: float = 0.0,
     threshold: float = THRESHOLD,
     calibration: Sequence[str] = (),
 ) -> bytes:
-    """The detector as ONNX: class i scores sigmoid(12 * mean of input channel reads[i] + bias) a cell, boxes are the cells moved by `shift_px`."""
+    """The detector as ONNX: class i scores sigmoid(12 * mean of input channel reads[i] + bias, or bias[i]) a cell, boxes are the cells moved by
+    `shift_px`.
+    """
     weights = np.zeros((3, 3, 1, 1), np.float32)
     weights[np.arange(3), list(reads)] = 12
     centres = np.arange(CELLS, dtype=np.float32) * CELL + CELL / 2

@@ -41,7 +41,8 @@ def docker_files(bundle: Bundle, target: str) -> dict[str, bytes]:
         record = f"{LOCAL_FOLDER}/{ENGINES_FILE}"
         files[f"bundle/{record}"] = (bundle.folder / record).read_bytes()
     files |= _code()
-    files["requirements.txt"] = "".join(f"{name}=={_version(name)}\n" for name in sorted([*_SERVING, _runtime(bundle, artifact)])).encode()
+    pinned = sorted([*(f"{name}=={_version(name)}" for name in _SERVING), _runtime(bundle, artifact)])
+    files["requirements.txt"] = "".join(f"{line}\n" for line in pinned).encode()
     files["Dockerfile"] = _dockerfile(target, names[0]).encode()
     files[".dockerignore"] = b"**/__pycache__\n"
     return files
@@ -53,10 +54,11 @@ def docker_run(target: str) -> str:
 
 
 def _runtime(bundle: Bundle, artifact: BundleArtifact) -> str:
-    """The package that runs the artifact; an engine is for the library that built it."""
+    """The package that runs the artifact, pinned: to what is installed here, or for an engine to what built it, since nothing else loads it."""
     if artifact.runner != "tensorrt":
-        return artifact.runner
-    return engine_record(bundle.folder / artifact.file).library.replace("_", "-")
+        return f"{artifact.runner}=={_version(artifact.runner)}"
+    record = engine_record(bundle.require_model(artifact))
+    return f"{record.library.replace('_', '-')}=={record.library_version}"
 
 
 def _version(name: str) -> str:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from export.bundle.reader import Bundle, GoldenImage, detections_from_json, open_artifact
 from export.check.diagnosis import Reference, name_input_fault, name_output_fault
 from export.check.parity import Status, compare, total
+from export.check.ties import detect_tied, lowest_of
 from export.runners import Runner
-from export.runners.detect import detect, model_input
+from export.runners.detect import model_input
 from pipelines.core.errors import DataError, DetloopError, GateError, MissingPartError
 from pipelines.core.images import read_for
 from pipelines.core.io import read_json
@@ -129,10 +130,11 @@ def runner_answer(bundle: Bundle, name: str, runner: Runner, golden: Sequence[Go
     except (KeyError, ValueError, TypeError) as error:
         return Answer(name, "fail", f"{bundle.expected} cannot be read for {name} ({error!r})")
     thresholds = runner.require_thresholds()
-    found = [detect(runner, read_for(image, bundle.contract.decode_to_wh), bundle.nms) for image in images]
+    lowest = lowest_of(thresholds, tolerance.score)
+    found = [detect_tied(runner, read_for(image, bundle.contract.decode_to_wh), bundle.nms, lowest=lowest, tie=tolerance.score) for image in images]
     parts = [
-        compare(ours, theirs, thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score)
-        for ours, theirs in zip(wanted, found, strict=True)
+        compare(ours, theirs, thresholds, match_iou=tolerance.match_iou, near_threshold=tolerance.score, tied=tied, tie=tolerance.score)
+        for ours, (theirs, tied) in zip(wanted, found, strict=True)
     ]
     parity = total(parts, len(bundle.contract.classes))
     wrong = {word: parity.total(word) for word in ("missed", "extra", "class_flips") if parity.total(word)}

@@ -17,6 +17,7 @@ from export.engine_records import ENGINES_FILE
 from export.runners import Runner, open_runner
 from export.runners.detect import NmsValues, above, detect_batch
 from export.thresholds import checked_thresholds
+from pipelines.core.boxes import area
 from pipelines.core.contract import ModelContract
 from pipelines.core.errors import ClassContractError, DataError, GateError, MissingInputError, MissingPartError, ParamsError
 from pipelines.core.images import Decoded
@@ -80,6 +81,17 @@ class Bundle:
                 f"{path} is not the file that passed the gate (sha256 {now[:12]}, bundle.json states {(stated or 'none')[:12]}): {_GET_ANOTHER}"
             )
         return path
+
+    def require_model(self, artifact: BundleArtifact) -> Path:
+        """The path of an artifact's file. Of an engine that was released, its record counts too: the runner reads from it how to feed the engine.
+
+        Raises:
+            MissingInputError, DataError: as `require_unchanged`.
+        """
+        record = str(PurePosixPath(artifact.file).parent / ENGINES_FILE)
+        if artifact.runner == "tensorrt" and record in self.files:
+            self.require_unchanged(record)
+        return self.require_unchanged(artifact.file)
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +226,8 @@ def open_artifact(bundle: Bundle, name: str, *, threads: int, streams: int = 1, 
         ClassContractError: the model in the file has other classes than the bundle.
     """
     artifact = bundle.artifacts[name]
-    runner = open_runner(artifact.runner, bundle.require_unchanged(artifact.file), threads=threads, streams=streams, portion=portion)
+    path = bundle.require_model(artifact)
+    runner = open_runner(artifact.runner, path, threads=threads, streams=streams, portion=portion)
     if runner.contract.class_hash != bundle.contract.class_hash:
         runner.close()
         raise ClassContractError(
@@ -253,12 +266,19 @@ def open_fastest(
 
 
 def detect_shown(runner: Runner, images: Iterable[Decoded], bundle: Bundle) -> list[Detections]:
-    """What a user sees: the detections on each image (read by `read_for` as the contract asks) from each class's threshold up, best first."""
+    """What a user sees: the detections on each image (read by `read_for` as the contract asks) from each class's threshold up, best first. A box
+    without area, such as is left of one in the padding when it is cut at the image's edge, is none.
+    """
     thresholds = runner.require_thresholds()
     # nothing below the lowest threshold can be seen or suppress what can: leaving it out changes nothing and makes NMS cheap
     just_below = float(np.nextafter(np.float32(thresholds.min()), np.float32(0)))
     nms = replace(bundle.nms, score_floor=max(bundle.nms.score_floor, just_below))
-    return [above(found, thresholds) for found in detect_batch(runner, images, nms)]
+    return [_with_area(above(found, thresholds)) for found in detect_batch(runner, images, nms)]
+
+
+def _with_area(found: Detections) -> Detections:
+    keep = area(found.xyxy) > 0
+    return Detections(found.xyxy[keep], found.score[keep], found.class_index[keep])
 
 
 def detections_to_json(detections: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from export.bundle.reader import BUNDLE_FILE, Bundle, BundleArtifact
+import numpy as np
+
+from export.bundle.reader import BUNDLE_FILE, Bundle, BundleArtifact, open_fastest
 from export.engine_records import engine_record
 from pipelines.core.io import canonical_json
 
@@ -32,12 +34,14 @@ def triton_files(bundle: Bundle) -> dict[str, bytes]:
     """File name relative to the repository, content.
 
     Raises:
+        MissingPartError: nothing here can run the bundle, so the size of its output is unknown.
         DetloopError: a model is gone or changed.
     """
+    output_dims = _output_dims(bundle)
     files = {BUNDLE_FILE: (bundle.folder / BUNDLE_FILE).read_bytes()}
     for model in _models(bundle):
-        files[f"{model.name}/1/{model.file}"] = bundle.require_unchanged(model.artifact.file).read_bytes()
-        files[f"{model.name}/config.pbtxt"] = _config(bundle, model).encode()
+        files[f"{model.name}/1/{model.file}"] = bundle.require_model(model.artifact).read_bytes()
+        files[f"{model.name}/config.pbtxt"] = _config(bundle, model, output_dims).encode()
     return files
 
 
@@ -47,16 +51,24 @@ def _models(bundle: Bundle) -> Iterator[_Model]:
         if artifact.runner == "onnxruntime":
             yield _Model(f"detector_{artifact.precision}", "onnxruntime", artifact, "model.onnx", MAX_BATCH)
         elif artifact.runner == "tensorrt":
-            record = engine_record(bundle.folder / artifact.file)
+            record = engine_record(bundle.require_model(artifact))
             if record.library == "tensorrt":
                 yield _Model(f"detector_{artifact.precision}_tensorrt", "tensorrt", artifact, "model.plan", record.max_batch)
 
 
-def _config(bundle: Bundle, model: _Model) -> str:
+def _output_dims(bundle: Bundle) -> tuple[int, ...]:
+    """Sides of the output for one image, as the network gives them: Triton's ONNX backend refuses -1 for a side that the file states."""
+    width, height = bundle.contract.input_wh
+    _, runner = open_fastest(bundle, None, threads=1, say=lambda _: None)
+    with runner:
+        return runner.infer(np.zeros((1, 3, height, width), np.float32)).shape[1:]
+
+
+def _config(bundle: Bundle, model: _Model, output_dims: tuple[int, ...]) -> str:
     """The text of config.pbtxt (message ModelConfig of Triton's model_config.proto); dims leave the batch out."""
     contract = bundle.contract
     width, height = contract.input_wh
-    output = f"{4 + len(contract.classes)}, -1" if contract.layout == "cxcywh_scores" else "-1, 6"
+    output = ", ".join(map(str, output_dims))
     about = {"contract": contract.to_json(), "sha256": bundle.files[model.artifact.file]}
     return f"""name: {json.dumps(model.name)}
 backend: {json.dumps(model.backend)}

@@ -32,7 +32,7 @@ from pipelines.core.types import Sample
 
 EXPECTED_FILE = "golden/expected.json"
 TIMINGS_FILE = "timings.json"
-_SCORECARD = ("AP", "AP50", "relative_drop", "missed", "extra", "class_flips", "near_threshold", "matched")
+_SCORECARD = ("AP", "AP50", "relative_drop", "missed", "extra", "class_flips", "near_threshold", "near_tie", "matched")
 _TIMINGS = ("p50_ms", "p95_ms", "p99_ms", "throughput_ips", "load_s", "peak_rss_mb", "size_mb")
 _LIBRARIES = (
     "numpy",
@@ -215,7 +215,8 @@ With your own code, follow `bundle.json`:
 2. Letterbox to {width}x{height}: one scale for both sides, bilinear, centred (an odd pixel goes right and below), padded with {contract.pad_value}.
 3. Divide by {contract.divide_by:g}; float32, (N, 3, {height}, {width}), input `{contract.input_name}`.
 4. Output `{contract.output_name}`: {reading}.
-5. Show a detection when its score reaches its class's value under the artifact's `thresholds`; map boxes back by the letterbox.
+5. Show a detection when its score reaches its class's value under the artifact's `thresholds`; map boxes back by the letterbox,
+   cut them at the image's edges, and leave out what has no area then: it lay in the padding.
 
 `golden/` holds images, the network input that each must give (`input` in the .npz), and the detections that each runner gave (`expected.json`).
 `timings.json` was measured on the releasing machine.

@@ -55,7 +55,8 @@ def name_input_fault(made: NDArray[np.float32], wanted: NDArray[np.float32], ima
     inside = np.zeros(wanted.shape[2:], dtype=bool)
     inside[box.top_px : box.top_px + box.resized_wh[1], box.left_px : box.left_px + box.resized_wh[0]] = True
     if not inside.all() and _close(made[..., inside], wanted[..., inside]):
-        return f"pad value: {float(np.median(made[..., ~inside])) * contract.divide_by:.0f} is fed where {contract.pad_value} is wanted"
+        fed, asked = (float(np.median(item[..., ~inside])) * contract.divide_by for item in (made, wanted))
+        return f"pad value: {fed:.0f} is fed where {asked:.0f} is wanted"
     if _close(made, stretched_input(image, contract)):
         return "geometry: the image is stretched where it should be letterboxed"
     return f"pixels: up to {float(np.abs(made - wanted).max()) * contract.divide_by:.0f} grey levels off (another resize, crop or decoder)"

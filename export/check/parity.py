@@ -19,12 +19,13 @@ from pipelines.core.types import Detections
 
 Status = Literal["pass", "fail", "not_run"]
 FLAT_PX = 0.5  # boxes that overlap nowhere are the same from this close: they have no area
-COUNTS = ("matched", "missed", "extra", "class_flips", "near_threshold")
+CLASS_TIE = 1e-4  # classes whose scores differ by less are told apart by rounding: runtimes that compute float32 differ by up to 2e-6
+COUNTS = ("matched", "missed", "extra", "class_flips", "near_threshold", "near_tie")
 
 
 @dataclass(frozen=True)
 class Parity:
-    """`counts` is (classes, 5) int64, columns as COUNTS, by the reference's class (an extra one by its own); differences are over matched pairs."""
+    """`counts` is (classes, 6) int64, columns as COUNTS, by the reference's class (an extra one by its own); differences are over matched pairs."""
 
     counts: NDArray[np.int64]
     max_score_difference: float = 0.0
@@ -52,13 +53,17 @@ def compare(
     match_iou: float,
     near_threshold: float,
     candidate_thresholds: NDArray[np.float64] | None = None,
+    tied: Detections | None = None,
+    tie: float = CLASS_TIE,
 ) -> Parity:
-    """Compare two detectors on one image; `thresholds` is (classes,), those of the candidate when it has its own.
+    """Compare two detectors on one image; `thresholds` is (classes,), those of the candidate when it has its own. `tied` are those of the candidate's
+    boxes that score within `tie` in two classes, as their second class (`export.check.ties`).
 
     First boxes of one class are paired, largest IoU first, from `match_iou` up, also those up to `near_threshold` below the threshold. A pair with
     both scores above the threshold is matched; one with a score on either side, both within `near_threshold` of it, is near_threshold; with a larger
     gap it counts as missed or extra. What is left above the threshold is paired without regard to class: a class flip. The rest is missed (the
-    reference has it alone) or extra.
+    reference has it alone) or extra. A flip, or what the thresholds of two classes make of one, is near_tie where the candidate's two classes tie and
+    the reference shows the one that the candidate did not take, with the same score.
     """
     their_thresholds = thresholds if candidate_thresholds is None else candidate_thresholds
     ours, theirs = above(reference, thresholds, near_threshold), above(candidate, their_thresholds, near_threshold)
@@ -83,13 +88,41 @@ def compare(
             continue
         counts[class_index, COUNTS.index(outcome)] += 1
         ours_done[a] = theirs_done[b] = True
+    our_tie, their_tie = _ties(ours, theirs, reference, tied or Detections.empty(), match_iou, tie)
     left_a, left_b = np.flatnonzero(~ours_done), np.flatnonzero(~theirs_done)
     for a, b in _pairs(np.where(same_class, 0.0, overlap)[np.ix_(left_a, left_b)], match_iou):
-        counts[ours.class_index[left_a[a]], COUNTS.index("class_flips")] += 1
-        ours_done[left_a[a]] = theirs_done[left_b[b]] = True
-    np.add.at(counts[:, COUNTS.index("missed")], ours.class_index[~ours_done], 1)
-    np.add.at(counts[:, COUNTS.index("extra")], theirs.class_index[~theirs_done], 1)
+        row, column = left_a[a], left_b[b]
+        counts[ours.class_index[row], COUNTS.index("near_tie" if our_tie[row] and their_tie[column] else "class_flips")] += 1
+        ours_done[row] = theirs_done[column] = True
+    for name, found, done, tied_rows in (("missed", ours, ours_done, our_tie), ("extra", theirs, theirs_done, their_tie)):
+        np.add.at(counts[:, COUNTS.index(name)], found.class_index[~done & ~tied_rows], 1)
+        np.add.at(counts[:, COUNTS.index("near_tie")], found.class_index[~done & tied_rows], 1)
     return Parity(counts, score_difference, position_difference)
+
+
+def _ties(
+    ours: Detections, theirs: Detections, reference: Detections, tied: Detections, match_iou: float, tie: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which boxes of either side differ for nothing but a tie: the candidate has ours as its second class; it has theirs as a second class that the
+    reference has.
+    """
+    settled = _alike(tied, reference, match_iou, tie).any(axis=1)
+    same = Detections(tied.xyxy[settled], tied.score[settled], tied.class_index[settled])
+    other_class = theirs.class_index[:, None] != same.class_index[None, :]
+    our_tie, their_tie = _alike(ours, tied, match_iou, tie), _near(theirs, same, match_iou, tie) & other_class
+    return np.asarray(our_tie.any(axis=1)), np.asarray(their_tie.any(axis=1))
+
+
+def _alike(a: Detections, b: Detections, match_iou: float, tie: float) -> NDArray[np.bool_]:
+    """Whether two boxes are the same: place, score and class."""
+    result: NDArray[np.bool_] = _near(a, b, match_iou, tie) & (a.class_index[:, None] == b.class_index[None, :])
+    return result
+
+
+def _near(a: Detections, b: Detections, match_iou: float, tie: float) -> NDArray[np.bool_]:
+    """Whether two boxes are at the same place with the same score, shape (N, M)."""
+    result: NDArray[np.bool_] = (_overlap(a.xyxy, b.xyxy) >= match_iou) & (np.abs(a.score[:, None] - b.score[None, :]) <= tie)
+    return result
 
 
 def _overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -97,7 +97,9 @@ def with_fitted_activations(model: onnx.ModelProto, fits: Mapping[str, Fit]) -> 
     """
     opset = next((int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < FIRST_OPSET:
-        raise ParamsError(f"fitted activations need export.opset {FIRST_OPSET} or more (got {opset}): set it, or export.*_activations, in params.yaml")
+        raise ParamsError(
+            f"fitted activations need export.opset {FIRST_OPSET} or more (got {opset}): set it, or export.*_activations, in params.yaml"
+        )
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph

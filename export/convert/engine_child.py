@@ -34,12 +34,13 @@ FIXED_ENVIRONMENT = {
 }
 RTX = "tensorrt_rtx"
 RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")  # in the order in which they need each other
+ANY_TARGET = "any"  # whatever the library builds for unasked
 NETWORK_NAME = "detloop-{onnx_sha256}"  # stands in the engine's bytes, so that an engine says what it was built from
 
 
-def build(library_name: str, onnx: bytes, max_batch: int, timing_cache: Path | None = None) -> tuple[dict[str, Any], bytes]:
-    """The answer's header and the engine: `{"version": …}`, or `{"errors": […]}` and no bytes. The file `timing_cache` is read where there is one,
-    and written.
+def build(library_name: str, onnx: bytes, max_batch: int, target: str = ANY_TARGET, timing_cache: Path | None = None) -> tuple[dict[str, Any], bytes]:
+    """The answer's header and the engine: `{"version": …}`, or `{"errors": […]}` and no bytes. `target` is the one compute capability that
+    TensorRT-RTX shall build for, as SM75. The file `timing_cache` is read where there is one, and written.
     """
     library = importlib.import_module(library_name)
     messages: list[str] = []
@@ -55,9 +56,13 @@ def build(library_name: str, onnx: bytes, max_batch: int, timing_cache: Path | N
                 messages.append(message)
 
     logger = Collector()
-    builder = library.Builder(logger)
+    try:
+        builder = library.Builder(logger)
+    except TypeError as error:  # how its bindings tell that the library made none: without a GPU, or with a driver that is too old
+        return {"errors": messages or [f"it made no builder: {error}"]}, b""
     builder.max_threads = 1
-    network = builder.create_network(0)
+    # in TensorRT 10 the types of a network's tensors count only when asked; later ones know nothing else, and take the flag
+    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     network.name = NETWORK_NAME.format(onnx_sha256=hashlib.sha256(onnx).hexdigest())
     parser = library.OnnxParser(network, logger)
     if not parser.parse(onnx):
@@ -65,6 +70,9 @@ def build(library_name: str, onnx: bytes, max_batch: int, timing_cache: Path | N
         return {"errors": [f"{item.desc()} (node {item.node_name() or item.node()})" for item in found] or messages or ["no reason given"]}, b""
     config = builder.create_builder_config()
     config.clear_flag(library.BuilderFlag.TF32)  # float32 means float32
+    if target != ANY_TARGET:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(library.ComputeCapability, target), 0)
     profile = builder.create_optimization_profile()
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)[1:]
@@ -73,7 +81,10 @@ def build(library_name: str, onnx: bytes, max_batch: int, timing_cache: Path | N
     cache = None
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):  # of another GPU or version, or damaged: measured anew
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, ignore_mismatch=False)
+            messages.clear()
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         return {"errors": messages or ["no reason given"]}, b""
@@ -84,7 +95,7 @@ def build(library_name: str, onnx: bytes, max_batch: int, timing_cache: Path | N
     return {"version": str(library.__version__)}, bytes(engine)
 
 
-def start_isolated(library_name: str, max_batch: int) -> None:
+def start_isolated(library_name: str, max_batch: int, target: str) -> None:
     """Replace this process by one that lies in memory the same way each time; return when this system or library does not allow it."""
     spec = importlib.util.find_spec(RTX)
     # plain TensorRT times kernels on the GPU to choose them: no layout makes that repeatable
@@ -108,7 +119,7 @@ def start_isolated(library_name: str, max_batch: int) -> None:
     python = getattr(sys, "_base_executable", "") or sys.executable  # not the virtual environment's own
     bare = ["-S", "-P", "-B", "-X", "pycache_prefix=/nonexistent", f"/proc/self/fd/{SCRIPT_FD}"]
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
-    os.execve(python, [python, *bare, library_name, str(max_batch), ISOLATED], {**kept, **FIXED_ENVIRONMENT})
+    os.execve(python, [python, *bare, library_name, str(max_batch), target, ISOLATED], {**kept, **FIXED_ENVIRONMENT})
 
 
 def load_isolated_library() -> None:
@@ -128,17 +139,17 @@ def load_isolated_library() -> None:
 
 def main() -> None:
     """Start anew in isolation where possible, read, build, answer."""
-    library_name, max_batch = sys.argv[1], int(sys.argv[2])
+    library_name, max_batch, target = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     isolated = sys.argv[-1] == ISOLATED
     if isolated:
         load_isolated_library()
     else:
-        start_isolated(library_name, max_batch)
+        start_isolated(library_name, max_batch, target)
     answer_to = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the library prints is not part of the answer
     onnx = sys.stdin.buffer.read()
-    timing_cache = Path(sys.argv[3]) if len(sys.argv) > 3 and not isolated else None
-    header, engine = build(library_name, onnx, max_batch, timing_cache)
+    timing_cache = Path(sys.argv[4]) if len(sys.argv) > 4 and not isolated else None
+    header, engine = build(library_name, onnx, max_batch, target, timing_cache)
     with os.fdopen(answer_to, "wb") as stream:
         stream.write(json.dumps({**header, "reproducible": isolated}).encode() + b"\n" + engine)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.convert.engine_child import ANY_TARGET
 from export.engine_records import BUILT, BUILT_NOT_RUN, NOT_BUILT
-from export.runners.cuda import driver_version, gpu_names
+from export.runners.cuda import driver_version, gpu_capability, gpu_names
 from export.runners.tensorrt_library import installed_libraries
 from pipelines.core.errors import listed
 from pipelines.core.io import sha256_bytes
@@ -22,24 +23,34 @@ from pipelines.core.io import sha256_bytes
 INT8 = "int8"
 MOST_BUILDS = 8  # of one int8 network, until two agree
 MAX_BATCH = 8  # the largest batch of the engine's one profile; it is tuned for 1
-PORTABLE_TARGET = "any GPU that TensorRT-RTX supports (finished on the device)"
+# What TensorRT-RTX builds unasked runs from compute capability 8.0 on; an older GPU (Turing, 7.5) wants an engine of its own, for it alone:
+# docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
+PORTABLE_FROM = (8, 0)
+PORTABLE_TARGET = "any GPU of compute capability 8.0 or later that TensorRT-RTX supports (finished on the device)"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Which library builds engines here (None: none) and the GPUs that could load them."""
+    """Which library builds engines here (None: none), the GPUs that could load them, and the first one's compute capability."""
 
     library: str | None
     gpus: tuple[str, ...]
     driver: str | None = None
+    capability: tuple[int, int] | None = None
+
+    def own_target(self) -> str | None:
+        """The GPU here as the library names it, where an engine must be built for it alone; None where what is built unasked does."""
+        if self.library != "tensorrt_rtx" or self.capability is None or self.capability >= PORTABLE_FROM:
+            return None
+        return f"SM{self.capability[0]}{self.capability[1]}"
 
 
 def toolchain() -> Toolchain:
     """`tensorrt` where it is installed and there is a GPU (it cannot build without one), else `tensorrt_rtx`."""
     installed, gpus = installed_libraries(), tuple(gpu_names())
     order = ("tensorrt", "tensorrt_rtx") if gpus else ("tensorrt_rtx", "tensorrt")
-    return Toolchain(next((name for name in order if name in installed), None), gpus, driver_version())
+    return Toolchain(next((name for name in order if name in installed), None), gpus, driver_version(), gpu_capability())
 
 
 def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain, *, timing_cache: Path | None = None) -> tuple[dict[str, Any], bytes | None]:
@@ -53,7 +64,8 @@ def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain, *, timing_ca
     if tools.library is None:
         reason = "neither tensorrt nor tensorrt_rtx can be imported here: pip install tensorrt-rtx on x86-64 Linux"
         return {**source, "status": NOT_BUILT, "reason": reason}, None
-    command = [sys.executable, "-m", "export.convert.engine_child", tools.library, str(MAX_BATCH)]
+    own, portable = tools.own_target(), tools.library == "tensorrt_rtx" and tools.own_target() is None
+    command = [sys.executable, "-m", "export.convert.engine_child", tools.library, str(MAX_BATCH), own or ANY_TARGET]
     if timing_cache is not None and tools.library == "tensorrt":  # TensorRT-RTX measures nothing while it builds
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
         command.append(str(timing_cache.resolve()))
@@ -71,8 +83,8 @@ def engine_from_onnx(onnx: bytes, precision: str, tools: Toolchain, *, timing_ca
         "size_bytes": len(engine),
         "library": tools.library,
         "library_version": header["version"],
-        "target": PORTABLE_TARGET if tools.library == "tensorrt_rtx" else tools.gpus[0],
-        "gpu": None if tools.library == "tensorrt_rtx" else tools.gpus[0],
+        "target": PORTABLE_TARGET if portable else tools.gpus[0],
+        "gpu": None if portable else tools.gpus[0],
         "driver": None if tools.library == "tensorrt_rtx" else tools.driver,
         "max_batch": MAX_BATCH,
         "reproducible": reproducible,

@@ -173,7 +173,12 @@ def _refused_by_tensorrt(model: onnx.ModelProto) -> Iterable[tuple[onnx.NodeProt
         raise MissingPartError("neither tensorrt nor tensorrt_rtx can be imported here: pip install tensorrt-rtx on x86-64 Linux")
     library = load_library(installed[-1])  # tensorrt_rtx where there is one: it needs no GPU
     logger = library.Logger(library.Logger.INTERNAL_ERROR)
-    network = library.Builder(logger).create_network(0)
+    try:
+        network = library.Builder(logger).create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))  # as engines are built
+    except TypeError as none:  # how its bindings tell that the library made no builder
+        raise MissingPartError(
+            f"{installed[-1]} does not start here (it needs a GPU and its driver): pip install tensorrt-rtx on x86-64 Linux"
+        ) from none
     parser = library.OnnxParser(network, logger)
     if parser.supports_model_v2(model.SerializeToString()):
         return

@@ -1,6 +1,6 @@
-"""The little of CUDA that running an engine needs, from the driver's own library: devices, memory, copies. No package beyond the driver.
+"""The little of CUDA that running an engine needs, from the driver's own library: devices, memory, a stream. No package beyond the driver.
 
-Function names and signatures: the CUDA driver API, cuda.h (the `_v2` entry points are what its macros name).
+Function names, signatures and numbers: the CUDA driver API, cuda.h (the `_v2` entry points are what its macros name).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.core.errors import MissingPartError
+from pipelines.core.errors import DataError, MissingPartError
 
 _MAX_NAME = 128
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
+_STREAM_DEFAULT = 0  # CU_STREAM_DEFAULT: waits for what the library does on the default stream
 
 
 def _driver() -> ctypes.CDLL:
@@ -30,8 +32,15 @@ def _driver() -> ctypes.CDLL:
         raise MissingPartError(f"no CUDA GPU can load the engine here (no NVIDIA driver: {error}): run it on a machine with one") from error
     status = library.cuInit(0)
     if status != 0:
-        raise MissingPartError(f"no CUDA GPU can load the engine here (cuInit gave status {status}): run it on a machine with one")
+        raise MissingPartError(f"no CUDA GPU can load the engine here (cuInit gave {_named(library, status)}): run it on a machine with one")
     return library
+
+
+def _named(library: ctypes.CDLL, status: int) -> str:
+    """A status with its name, as far as the driver knows it."""
+    name = ctypes.c_char_p()
+    known = library.cuGetErrorName(ctypes.c_int(status), ctypes.byref(name)) == 0 and name.value is not None
+    return f"status {status}" + (f", {name.value.decode(errors='replace')}" if known and name.value is not None else "")
 
 
 def driver_version() -> str | None:
@@ -63,52 +72,88 @@ def gpu_names() -> list[str]:
     return names
 
 
+def gpu_capability() -> tuple[int, int] | None:
+    """Compute capability of the first CUDA device, as (8, 9); None where there is none."""
+    try:
+        library = _driver()
+    except MissingPartError:
+        return None
+    device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+    if library.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return None
+    for value, attribute in ((major, _CAPABILITY_MAJOR), (minor, _CAPABILITY_MINOR)):
+        if library.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(attribute), device) != 0:
+            return None
+    return major.value, minor.value
+
+
 class CudaMemory:
-    """Memory on the first CUDA device, in its primary context, which becomes current for this thread; `free` gives everything back.
+    """Memory on the first CUDA device and a stream that works on it, in the device's primary context, which becomes current for this thread; `free`
+    gives everything back.
+
+    Copies, and an engine that is given `stream`, work one after another, and behind the caller's back: what they did is there after `synchronize`.
 
     Raises:
-        MissingPartError: no driver or no device.
+        MissingPartError: no driver or no device, or no room on it.
+        DataError (from what works on the stream): the device failed.
     """
 
     def __init__(self) -> None:
         self._library = _driver()
-        self._device, self._context = ctypes.c_int(0), ctypes.c_void_p()
+        self._device, self._context, self._stream = ctypes.c_int(0), ctypes.c_void_p(), ctypes.c_void_p()
         self._pointers: list[int] = []
         if self._library.cuDeviceGet(ctypes.byref(self._device), 0) != 0:
             raise MissingPartError("no CUDA GPU can load the engine here (the driver finds no device): run it on a machine with one")
-        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), self._device), "cuDevicePrimaryCtxRetain")
-        self.use_here()
+        self._require_room(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), self._device), "cuDevicePrimaryCtxRetain")
+        self._held = True
+        try:
+            self.use_here()
+            self._require_room(self._library.cuStreamCreate(ctypes.byref(self._stream), ctypes.c_uint(_STREAM_DEFAULT)), "cuStreamCreate")
+        except BaseException:
+            self.free()
+            raise
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle."""
+        return self._stream.value or 0
 
     def use_here(self) -> None:
         """Make the context current for the calling thread, as every thread that uses the device must."""
-        self._check(self._library.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
+        self._require_work(self._library.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
 
     def allocate(self, size_bytes: int) -> int:
         """Address of `size_bytes` bytes on the device."""
         pointer = ctypes.c_uint64(0)
-        self._check(self._library.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size_bytes)), "cuMemAlloc")
+        self._require_room(self._library.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size_bytes)), "cuMemAlloc")
         self._pointers.append(pointer.value)
         return pointer.value
 
     def to_device(self, pointer: int, array: NDArray[np.float32]) -> None:
-        """Copy a contiguous array to the device."""
-        source = ctypes.c_void_p(array.ctypes.data)
-        self._check(self._library.cuMemcpyHtoD_v2(ctypes.c_uint64(pointer), source, ctypes.c_size_t(array.nbytes)), "cuMemcpyHtoD")
+        """Have a contiguous array copied to the device; it must stay as it is until `synchronize`."""
+        source, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        self._require_work(self._library.cuMemcpyHtoDAsync_v2(ctypes.c_uint64(pointer), source, size, self._stream), "cuMemcpyHtoDAsync")
 
     def to_host(self, array: NDArray[np.float32], pointer: int) -> None:
-        """Fill a contiguous array from the device."""
-        target = ctypes.c_void_p(array.ctypes.data)
-        self._check(self._library.cuMemcpyDtoH_v2(target, ctypes.c_uint64(pointer), ctypes.c_size_t(array.nbytes)), "cuMemcpyDtoH")
+        """Have a contiguous array filled from the device by the time of `synchronize`."""
+        target, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        self._require_work(self._library.cuMemcpyDtoHAsync_v2(target, ctypes.c_uint64(pointer), size, self._stream), "cuMemcpyDtoHAsync")
 
     def synchronize(self) -> None:
-        """Wait until the device has done everything asked of it."""
-        self._check(self._library.cuCtxSynchronize(), "cuCtxSynchronize")
+        """Wait until the stream has done everything asked of it."""
+        self._require_work(self._library.cuStreamSynchronize(self._stream), "cuStreamSynchronize")
 
     def free(self) -> None:
-        """Free all memory and let the context go."""
+        """Free all memory and let stream and context go; from any thread, and more than once."""
+        if not self._held:
+            return
+        self._held = False
+        self._library.cuCtxSetCurrent(self._context)  # the thread that closes may be another than the one that opened
         for pointer in self._pointers:
             self._library.cuMemFree_v2(ctypes.c_uint64(pointer))
         self._pointers = []
+        if self._stream.value is not None:
+            self._library.cuStreamDestroy_v2(self._stream)
         self._library.cuDevicePrimaryCtxRelease_v2(self._device)
 
     def __enter__(self) -> CudaMemory:
@@ -117,6 +162,14 @@ class CudaMemory:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.free()
 
-    def _check(self, status: int, call: str) -> None:
+    def _require_room(self, status: int, call: str) -> None:
         if status != 0:
-            raise MissingPartError(f"the CUDA device refused {call} (status {status}): free its memory or use another device (CUDA_VISIBLE_DEVICES)")
+            raise MissingPartError(
+                f"the CUDA device refused {call} ({_named(self._library, status)}): free its memory or use another device (CUDA_VISIBLE_DEVICES)"
+            )
+
+    def _require_work(self, status: int, call: str) -> None:
+        if status != 0:
+            raise DataError(
+                f"the CUDA device failed at {call} ({_named(self._library, status)}): build the engine again, or use another device or runner"
+            )

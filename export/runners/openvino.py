@@ -39,10 +39,10 @@ class OpenVinoRunner(Runner):
     few callers has a copy of a small model, which computes in the caller's thread: OpenVINO's streams hand every image to another thread and back.
     Where the CPU computes with AMX, a copy also takes `portion` images at once, with the same results in four fifths of the time.
 
-    A float32 file is computed in float32: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. An fp16 file is computed
-    in the 16 bits that the CPU has, which is bfloat16, in half the time; so is what an int8 file leaves in float (activations, concatenations), as
-    coarse as the int8 beside it. Val and test judge what that makes of the boxes. Another `precision_hint` (f32, bf16, f16) is for looking at what it
-    would cost.
+    A float32 file is computed in float32: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. An fp16 file is
+    computed in the 16 bits that the CPU has, which is bfloat16, in half the time; so is what an int8 file leaves in float (activations,
+    concatenations), as coarse as the int8 beside it. Val and test judge what that makes of the boxes. Another `precision_hint` (f32, bf16, f16) is
+    for looking at what it would cost.
     """
 
     name = "openvino"

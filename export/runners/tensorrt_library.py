@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from pipelines.core.errors import MissingPartError
 
@@ -24,6 +25,24 @@ def load_library(name: str) -> ModuleType:
     if not hasattr(module, "Builder"):
         raise MissingPartError(f"{name} is installed without its libraries: {_INSTALL}")
     return module
+
+
+def why_not_loaded(library: ModuleType, engine: bytes) -> str:
+    """What the library says first when it cannot load an engine, in one line: what follows, follows from it."""
+    messages: list[str] = []
+
+    class Collector(library.ILogger):  # type: ignore[misc,name-defined]
+        """Keeps the library's errors."""
+
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (library.ILogger.Severity.INTERNAL_ERROR, library.ILogger.Severity.ERROR):
+                messages.append(" ".join(message.split()))
+
+    library.Runtime(Collector()).deserialize_cuda_engine(engine)
+    return messages[0] if messages else "it gave no reason"
 
 
 def installed_libraries() -> list[str]:

@@ -32,7 +32,7 @@ from export.serve.detector import Answer, BundleDetector
 from export.serve.feedback import Complaint, FeedbackFolders, Sample, Served, checked_complaint, confidence_of
 from export.serve.metrics import ServerMetrics
 from export.serve.uploads import Limits, RefusedUploadError, check_upload, decode_upload
-from pipelines.core.errors import DataError, counted
+from pipelines.core.errors import DataError, DetloopError, counted
 
 _GONE = {"Connection": "close"}  # of a request that is not read to its end
 _BUSY = {"Retry-After": "1"}
@@ -120,7 +120,11 @@ def build_app(service: Service) -> FastAPI:
     @app.post(
         "/predict",
         openapi_extra={"requestBody": _PREDICT_BODY},
-        responses={200: {"content": {"application/json": {"example": _PREDICT_EXAMPLE}}}, **_REFUSALS},
+        responses={
+            200: {"content": {"application/json": {"example": _PREDICT_EXAMPLE}}},
+            **_REFUSALS,
+            503: {"description": "The model cannot compute: see what the server says"},
+        },
     )
     async def predict(request: Request) -> Response:
         """Boxes of one or many images, best first, in pixels of the upright image. Of several, a refused one has an `error` in their place."""
@@ -163,9 +167,11 @@ def build_app(service: Service) -> FastAPI:
         """The process answers."""
         return JSONResponse({"status": "ok"})
 
-    @app.get("/ready")
+    @app.get("/ready", responses={503: {"description": "The model could not compute when it was last asked"}})
     async def ready() -> Response:
-        """The model is loaded; what it is."""
+        """The model is loaded, and computed when it was last asked; what it is."""
+        if service.detector.failure is not None:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "the model could not compute when it was last asked: start the server again")
         width, height = service.detector.bundle.contract.input_wh
         about = {"runner": service.detector.name, "classes": list(classes), "input_wh": [width, height], "feedback": service.folders is not None}
         return JSONResponse({"status": "ready", **about})
@@ -209,6 +215,9 @@ async def _predicted(service: Service, images: list[tuple[str, bytes]]) -> Respo
         answers = iter(await asyncio.gather(*map(asyncio.wrap_future, service.detector.submit(good))))
     except QueueFullError as error:
         raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, "the queue is full: try again later", _BUSY) from error
+    except DetloopError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "the model cannot compute: tell the operator") from error
     rows: list[dict[str, Any]] = []
     refused: list[RefusedUploadError] = []
     for (name, content), extension in zip(images, checked, strict=True):

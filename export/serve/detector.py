@@ -12,6 +12,7 @@ from export.bundle.reader import Bundle, detect_shown, load_bundle, open_fastest
 from export.runners import Runner
 from export.serve.batcher import Batcher, BatchLimits
 from export.serve.uploads import RefusedUploadError, decode_upload
+from pipelines.core.errors import DetloopError
 from pipelines.core.images import Decoded, use_one_thread_a_call
 from pipelines.core.types import Detections
 
@@ -27,14 +28,17 @@ class Answer:
 
 
 class BundleDetector:
-    """A loaded bundle that answers from several threads; `name` is the runner's name in the bundle."""
+    """A loaded bundle that answers from several threads; `name` is the runner's name in the bundle, `failure` why it could not compute when it was
+    last asked, None when it could: a GPU that has failed once fails until the process ends.
+    """
 
     def __init__(self, bundle: Bundle, name: str, runner: Runner, *, limits: BatchLimits, workers: int) -> None:
         self.bundle, self.name, self.runner = bundle, name, runner
+        self.failure: str | None = None
         self._batcher: Batcher[bytes, Answer | RefusedUploadError] = Batcher(self._answers, limits=limits, workers=workers)
 
     def submit(self, contents: Sequence[bytes]) -> list[Future[Answer | RefusedUploadError]]:
-        """A future for each checked upload.
+        """A future for each checked upload; it raises DetloopError where the model could not compute.
 
         Raises:
             QueueFullError: no room for all of them.
@@ -53,7 +57,13 @@ class BundleDetector:
     def _answers(self, contents: Sequence[bytes]) -> list[Answer | RefusedUploadError]:
         decoded = [self._decoded(content) for content in contents]
         images = [item for item in decoded if not isinstance(item, RefusedUploadError)]
-        found = iter(detect_shown(self.runner, images, self.bundle))
+        try:
+            found = iter(detect_shown(self.runner, images, self.bundle))
+        except DetloopError as error:
+            self.failure = str(error)
+            raise
+        if images:
+            self.failure = None
         return [item if isinstance(item, RefusedUploadError) else Answer(*item.original_wh, next(found), len(images)) for item in decoded]
 
     def _decoded(self, content: bytes) -> Decoded | RefusedUploadError:

@@ -156,7 +156,7 @@ def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms:
         unknown = dict.fromkeys(("AP", "AP50", "relative_drop", *COUNTS, "max_score_difference", "max_position_difference_px"))
         return {**record, **unknown, "status": result.status, "reasons": [result.reason], "per_class": {}}
     match_iou = params.match_iou[artifact.precision]  # type: ignore[index]
-    pairs = zip(reference.found, result.found, strict=True)
+    pairs = zip(reference.found, result.found, result.tied, strict=True)
     parts = [
         compare(
             ours,
@@ -165,8 +165,9 @@ def _verify(artifact: Artifact, reference: Reference, params: VerifyParams, nms:
             candidate_thresholds=result.thresholds,
             match_iou=match_iou,
             near_threshold=params.near_threshold,
+            tied=tied,
         )
-        for ours, theirs in pairs
+        for ours, theirs, tied in pairs
     ]
     parity = total(parts, len(reference.classes))
     metrics = coco_metrics(reference.truth, result.found, reference.classes)

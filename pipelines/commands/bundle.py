@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.bundle.docker import docker_files, docker_run
@@ -15,6 +15,7 @@ from pipelines.core.cli import add_action, positive
 from pipelines.core.errors import DataError, GateError, MissingPartError
 from pipelines.core.io import write_folder
 
+TRITON_MARKS, DOCKER_MARKS = (BUNDLE_FILE, "*/config.pbtxt"), ("Dockerfile", f"bundle/{BUNDLE_FILE}", "code/export")  # what such a folder holds
 WORDS = {"pass": "ok", "fail": "FAILED", "not_run": "not run"}
 
 
@@ -64,20 +65,20 @@ def _test(args: argparse.Namespace, bundle: Bundle) -> int:
 
 def _triton(args: argparse.Namespace, bundle: Bundle) -> int:
     files = triton_files(bundle)
-    _write(args.out, files, BUNDLE_FILE)
+    _write(args.out, files, TRITON_MARKS)
     models = sorted(name.partition("/")[0] for name in files if name.endswith("config.pbtxt"))
     print(f"{args.out}: {', '.join(models)}; start with `tritonserver --model-repository={args.out}`")
     return 0
 
 
 def _docker(args: argparse.Namespace, bundle: Bundle) -> int:
-    _write(args.out, docker_files(bundle, args.target), "Dockerfile")
+    _write(args.out, docker_files(bundle, args.target), DOCKER_MARKS)
     print(f"{args.out}: build with `docker build -t detector {args.out}`, run with `{docker_run(args.target)}`")
     return 0
 
 
-def _write(out: Path, files: dict[str, bytes], mark: str) -> None:
-    """Write the folder; one that is there must hold `mark`, so that nobody loses a folder of another kind."""
-    if out.exists() and not (out / mark).is_file():
+def _write(out: Path, files: dict[str, bytes], marks: Sequence[str]) -> None:
+    """Write the folder; one that is there must hold all `marks`, so that nobody loses a folder of another kind, such as the bundle itself."""
+    if out.exists() and not all(any(out.glob(mark)) for mark in marks):
         raise DataError(f"{out} is there and was not written by this command: name another folder, or remove it")
     write_folder(out, files)

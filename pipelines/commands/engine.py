@@ -56,8 +56,11 @@ def run(args: argparse.Namespace) -> int:
             print(f"{entry['golden']:8}{precision:6} {detail}", flush=True)
         write_json(folder / ENGINES_FILE, engines_document(entries, bundle.contract))
     failed = [precision for precision, entry in entries.items() if entry["golden"] == "fail"]
+    lacking = [precision for precision in failed if entries[precision]["status"] == NOT_BUILT]
+    reasons = {"could not be built": lacking, "do not find what their ONNX files find": [name for name in failed if name not in lacking]}
     if failed:
-        raise GateError(f"engines {', '.join(failed)} do not find what their ONNX files find: they will not be used")
+        told = "; ".join(f"engines {', '.join(names)} {words}" for words, names in reasons.items() if names)
+        raise GateError(f"{told}: they will not be used, see the lines above")
     return 0
 
 

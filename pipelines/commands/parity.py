@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from export.check.diagnosis import Reference, name_output_fault
 from export.check.explain import TOLERANCES, Parting, first_parting, reason_for
-from export.check.parity import Parity, compare, total
+from export.check.parity import CLASS_TIE, COUNTS, Parity, compare, total
+from export.check.ties import detect_tied, lowest_of
 from export.runners import Runner, open_runner
 from export.runners.detect import Detector, NmsValues, detect, model_input
 from pipelines.commands.predict import image_files
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"neither {a} nor {b} states thresholds: name an exported model on one side")
         limits = np.array([thresholds[name] for name in runner.contract.classes])
         precision = max((_precision(a), getattr(runner, "precision", "fp32")), key=LOWER.index)
-        found = _found(runner, images, params)
+        lowest = lowest_of(limits, CLASS_TIE)
+        found = [detect_tied(runner, read_for(image, runner.contract.decode_to_wh), _nms(params), lowest=lowest, tie=CLASS_TIE) for image in images]
         match_iou = params.verify.match_iou[precision]  # type: ignore[index]
         against = Reference(images, tuple(reference), limits, match_iou, params.verify.near_threshold, _nms(params))
         parity = _parity(against, found)
@@ -156,10 +158,10 @@ def _precision(side: Side) -> str:
         return str(getattr(runner, "precision", "fp32"))
 
 
-def _parity(reference: Reference, found: list[Any]) -> Parity:
+def _parity(reference: Reference, found: list[tuple[Detections, Detections]]) -> Parity:
     parts = [
-        compare(ours, theirs, reference.thresholds, match_iou=reference.match_iou, near_threshold=reference.near_threshold)
-        for ours, theirs in zip(reference.found, found, strict=True)
+        compare(ours, theirs, reference.thresholds, match_iou=reference.match_iou, near_threshold=reference.near_threshold, tied=tied)
+        for ours, (theirs, tied) in zip(reference.found, found, strict=True)
     ]
     return total(parts, len(reference.thresholds))
 
@@ -170,7 +172,7 @@ def _same(parity: Parity, params: Params, precision: str) -> bool:
 
 
 def _counts(parity: Parity, images: int) -> str:
-    counts = ", ".join(f"{parity.total(name)} {name.replace('_', ' ')}" for name in ("matched", "missed", "extra", "class_flips", "near_threshold"))
+    counts = ", ".join(f"{parity.total(name)} {name.replace('_', ' ')}" for name in COUNTS)
     apart = f"scores up to {parity.max_score_difference:.6f} apart, boxes up to {parity.max_position_difference_px:.3f} px"
     return f"{counted(images, 'image')}: {counts}; {apart}"
 

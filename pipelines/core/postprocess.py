@@ -62,8 +62,8 @@ def _overlapping(corners: NDArray[np.float32], rows: NDArray[np.int64], start: i
 
 
 def _below(value: float) -> np.float32:
-    """The largest float32 that is not above `value`: what a float32 exceeds when it exceeds `value` in float64, as torchvision compares the two, which
-    decides ties such as 36 / 120 against 0.3.
+    """The largest float32 that is not above `value`: a float32 exceeds both or none. So torchvision compares the two, in float64, which decides ties
+    such as 36 / 120 against 0.3.
     """
     near = np.float32(value)
     return near if float(near) <= value else np.nextafter(near, np.float32(-np.inf))
