@@ -6,6 +6,7 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.artifacts import Artifact
+from export.check import diagnosis
 from export.check.drops import Accuracy, Drops, drop_reasons, drops_between, relative_drop
 from export.check.parity import COUNTS, Allowed, Parity, compare, judge, total
 from export.check.ties import second_readings
@@ -308,6 +310,34 @@ def test_a_box_whose_two_classes_tie_is_no_flip(tmp_path: Path) -> None:
             assert item["class_flips"] == item["missed"] == item["extra"] == 0
             assert item["near_tie"] > 0
             assert item["near_tie"] == sum(row["near_tie"] for row in item["per_class"].values())
+
+
+class Missing:
+    """A detector of 30 boxes that leaves out some of them; how many hangs on the grey level in the corner, which is padding."""
+
+    contract = replace(CONTRACT, layout="xyxy_score_class")
+
+    def __init__(self, left_out: dict[int, int]) -> None:
+        self.left_out = left_out
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        rows = np.array([[8 * (i % 8), 16 + 8 * (i // 8), 8 * (i % 8) + 7, 23 + 8 * (i // 8), 0.9, 0] for i in range(30)], np.float32)
+        rows[: self.left_out[round(float(batch[0, 0, 0, 0]) * 255)], 4] = 0
+        return rows[None]
+
+    def infer_images(self, letterboxed: Sequence[np.ndarray]) -> np.ndarray:
+        return self.infer(tensor_from_letterboxed(letterboxed))
+
+
+@pytest.mark.parametrize(("left_out", "named"), [({114: 6, 127: 0}, True), ({114: 6, 127: 3}, True), ({114: 3, 127: 2}, False)])
+def test_a_fault_is_named_where_it_explains_most_of_what_is_wrong(left_out: dict[int, int], named: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((32, SIDE, 3), np.uint8))
+    everywhere = dict.fromkeys(range(256), left_out[114]) | left_out
+    image = read_for(path, None)
+    whole = detect(Missing(dict.fromkeys(range(256), 0)), image, NMS)
+    reference = diagnosis.Reference((path,), (whole,), np.full(len(CLASSES), 0.5), 0.9, 0.02, NMS)
+    assert (diagnosis.name_output_fault(Missing(everywhere), reference) is not None) == named
 
 
 @pytest.mark.parametrize("maps_back", ["by the stretch", "by the letterbox"])
