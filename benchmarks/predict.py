@@ -255,6 +255,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ours, bare = (min((kind, f"{kind}_one_thread"), key=p50.__getitem__) for kind in ("ours", "bare"))
     soonest, most = min(fair, key=p50.__getitem__), max(fair, key=rate.__getitem__)
     return {
+        "cpu": cpu_units(),
         "runner": bundle.order[0],
         "images": len(files),
         "images_in_folder": len(many),
@@ -277,6 +278,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             4,
         ),
     }
+
+
+def cpu_units() -> list[str]:
+    """What the CPU has for 8 and 16 bits, as Linux calls it: which file is the fastest hangs on it."""
+    known = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "asimddp", "bf16"}
+    return sorted(known.intersection(Path("/proc/cpuinfo").read_text().split()))
 
 
 def exported(checkpoint: Path, folder: Path, imgsz: list[int]) -> dict[str, tuple[Path, int]]:
