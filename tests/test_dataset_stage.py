@@ -302,8 +302,8 @@ def test_a_leak_stops_the_run_and_leaves_earlier_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("<<<<<<< HEAD\n", "line 1 is not JSON"),
-        ('{"image_id":"a","split":"pool","component":"a"}\n', "entry 1 is not image_id, split"),
-        ('{"image_id":"a","split":"train"}\n', "entry 1 is not image_id, split"),
+        ('{"image_id":"a","split":"pool","component":"a"}\n', "line 1 is not image_id, split"),
+        ('\n\n{"image_id":"a","split":"train"}\n', "line 3 is not image_id, split"),
         ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"a","split":"test","component":"a"}\n', "another side or component"),
         ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"b","split":"test","component":"a"}\n', r"a \(train\) and b \(test\)"),
     ],

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.core.errors import DataError
-from pipelines.core.io import iter_jsonl, read_json, require_folder, sha256_bytes
+from pipelines.core.io import numbered_jsonl, read_json, require_folder, sha256_bytes
 from pipelines.core.records import annotation_from_row, row_from_annotation
 from pipelines.core.types import Annotation
 from pipelines.formats.labelstudio import LabelStudioAnnotation, LabelStudioTask, read_tasks
@@ -191,7 +191,7 @@ def row_with_problems(annotation: Annotation, problems: tuple[Problem, ...]) -> 
 
 
 def _opinions_from_lines(path: Path) -> Iterator[Opinion]:
-    for number, row in enumerate(iter_jsonl(path), start=1):
+    for number, row in numbered_jsonl(path):
         yield _opinion_from_row(path.stem, row, f"{path} line {number}")
 
 
