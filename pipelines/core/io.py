@@ -217,9 +217,17 @@ def read_json(path: Path, hint: str = "run `dvc repro`") -> Any:
         MissingInputError: no such file.
         DataError: not JSON.
     """
-    require_file(path, hint)
+    return json_of(require_file(path, hint).read_bytes(), path)
+
+
+def json_of(content: bytes, path: Path) -> Any:
+    """The JSON that was read from a file.
+
+    Raises:
+        DataError: not JSON.
+    """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): restore it or write it anew") from error
 

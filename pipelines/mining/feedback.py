@@ -84,9 +84,10 @@ def _rows(name: str, text: str) -> list[tuple[str, Mapping[str, Any] | str]]:
     rows: list[tuple[str, Mapping[str, Any] | str]] = []
     if name.endswith(".csv"):
         reader = csv.DictReader(io.StringIO(text))
-        for row in reader:
-            rows.append((f"{name} line {reader.line_num}", {key: value for key, value in row.items() if key is not None and value not in (None, "")}))
-        return rows
+        return [
+            (f"{name} line {reader.line_num}", {key: value for key, value in row.items() if key is not None and value not in (None, "")})
+            for row in reader
+        ]
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would end lines at signs that a JSON text may hold, like U+2028
         if not line.strip():
             continue
