@@ -159,6 +159,18 @@ BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], Any], str]
     "a negative side": (lambda _, results: results[0].update(bbox=[1, 2, -3, 4]), "detections whose bbox is not [x, y, width, height]"),
     "an unknown image": (lambda _, results: results[0].update(image_id=9), "image_id the truth file does not know (9)"),
     "an unknown category": (lambda _, results: results[0].update(category_id=9), "category_id the truth file does not know (9)"),
+    "part of an id": (lambda _, results: results[0].update(image_id=1.5), "dt.json: image_id is no whole number of 64 bits (1.5)"),
+    "part of a label's id": (
+        lambda truth, _: truth["annotations"][0].update(category_id=1.5),
+        "gt.json: category_id is no whole number of 64 bits (1.5)",
+    ),
+    "part of an image's id": (lambda truth, _: truth["images"][0].update(id=1.25), "gt.json: id is no whole number of 64 bits (1.25)"),
+    "an id beyond 64 bits": (lambda truth, _: truth["images"][0].update(id=2**63), f"gt.json: id is no whole number of 64 bits ({2**63})"),
+    "true for an id": (lambda _, results: results[0].update(image_id=True), "image_id is no whole number"),
+    "no id where the truth has -1": (
+        lambda truth, results: (truth["images"].append({"id": -1}), results[0].pop("image_id")),
+        "detections whose image_id the truth file does not know (None)",
+    ),
     "no score": (lambda _, results: results[0].pop("score"), "detections without a score (position 0)"),
     "text for a number": (
         lambda _, results: results[0].update(score="high"),

@@ -14,7 +14,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.commands import noise
 from pipelines.core.champion import Champion, ChampionRecord, read_champions, stored_model, thresholds_today, write_champions
-from pipelines.core.errors import DataError, MissingInputError
+from pipelines.core.errors import ClassContractError, DataError, MissingInputError
 from pipelines.core.io import read_json, read_jsonl, sha256_bytes, write_bytes, write_json, write_text
 from pipelines.core.records import read_detections, read_samples, write_detections, write_samples
 from pipelines.core.types import LABELED_SPLITS, Sample
@@ -194,6 +194,11 @@ def test_a_renamed_class_keeps_its_thresholds_and_its_cases() -> None:
 def test_of_classes_that_became_one_the_lowest_threshold_counts() -> None:
     champion = replace(CHAMPION, thresholds={"bolt": 0.4, "nut": 0.3, "washer": 0.6})
     assert thresholds_today(champion, {"bolt": "bolt", "nut": "bolt", "washer": "disc"}) == {"bolt": 0.3, "disc": 0.6}
+
+
+def test_classes_in_another_order_than_the_champions_are_refused() -> None:
+    with pytest.raises(ClassContractError, match="champion 1 has the classes .*append-only"):
+        thresholds_today(CHAMPION, {"nut": "nut", "bolt": "bolt", "washer": "washer"})
 
 
 @pytest.mark.usefixtures("project")

@@ -52,8 +52,9 @@ def test_logs_fill_source_group_time_and_split(tmp_path: Path) -> None:
         jsonl(
             {"file": "a.jpg", "source": "cam7", "group": 12, "captured_at": "2025-03-10T06:00:00Z", "split": "val", "score": 0.5},
             {"file": "./b/c.jpg", "group": "burst", "captured_at": None},
-            {"file": "gone.jpg"},
         )
+        + "\n  \n"
+        + jsonl({"file": "gone.jpg"})
     )
     (tmp_path / "line/b/log.csv").write_text("\ufefffile,group,split\nd.jpg,,test\n")
     found = read_inbox(tmp_path)
@@ -62,7 +63,7 @@ def test_logs_fill_source_group_time_and_split(tmp_path: Path) -> None:
         ("line/b/c.jpg", "line", "burst", None, None),
         ("line/b/d.jpg", "line", None, None, "test"),
     ]
-    assert found.missing == ("line/log.jsonl entry 3: line/gone.jpg",)
+    assert found.missing == ("line/log.jsonl line 5: line/gone.jpg",)
     assert found.ignored_columns == {"score": 1}
 
 
@@ -92,7 +93,7 @@ def test_bad_log_lines_are_reported_together(tmp_path: Path) -> None:
         "'training'",
         "'yesterday'",
         "['g']",
-        "b.jpg stands in log.jsonl entry 7 with other values",
+        "b.jpg stands in log.jsonl line 7 with other values",
     ):
         assert part in message
 

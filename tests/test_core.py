@@ -22,7 +22,7 @@ from pipelines.core import boxes, io, records
 from pipelines.core.cli import run_guarded
 from pipelines.core.collect_params import StoreSource, VideoSource
 from pipelines.core.columns import detection_columns, truth_columns
-from pipelines.core.contract import ModelContract, class_hash
+from pipelines.core.contract import ModelContract, class_hash, require_appended
 from pipelines.core.errors import ClassContractError, DataError, MissingInputError, ParamsError, counted, listed
 from pipelines.core.matching import greedy_match
 from pipelines.core.params import load_params
@@ -223,6 +223,37 @@ def test_contract_round_trip_and_refusals() -> None:
         ModelContract.from_json({**contract.to_json(), "classes": ["b", "a"]}, "x")
     with pytest.raises(DataError, match="no readable model contract"):
         ModelContract.from_json({"classes": ["a"]}, "x")
+
+
+@pytest.mark.parametrize(
+    ("before", "today"),
+    [
+        ([], ["a"]),
+        (["a", "b"], ["a", "b", "c"]),
+        (["a", "b"], ["a", "b2 b"]),
+        (["a", "b", "c"], ["a b", "c", "d"]),
+        (["a", "b", "c"], ["b a", "c"]),
+        (["a", "b", "c"], ["b", "c a"]),
+    ],
+    ids=["first", "appended", "renamed", "merged into the earlier", "merged into the later", "merged at the later's place"],
+)
+def test_classes_that_were_appended_renamed_or_merged_pass(before: list[str], today: list[str]) -> None:
+    require_appended(before, class_of(today), "x")
+
+
+@pytest.mark.parametrize(
+    "today",
+    [["b", "a", "c"], ["a", "c"], ["a", "d", "b", "c"], ["a", "c", "b"], ["b2 b", "a", "c"], ["d", "a b", "c"], ["c", "a b"]],
+    ids=["swapped", "removed", "inserted", "the last two", "renamed and moved", "inserted and merged", "merged and moved"],
+)
+def test_classes_that_were_moved_or_removed_are_refused(today: list[str]) -> None:
+    with pytest.raises(ClassContractError, match=r"x (has the classes \['a', 'b', 'c'\]|knows \['b'\]).*append-only.*new ones at the end.*alias"):
+        require_appended(["a", "b", "c"], class_of(today), "x")
+
+
+def class_of(today: list[str]) -> dict[str, str]:
+    """As `Params.class_of` of entries `NAME ALIAS …`."""
+    return {name: entry.split()[0] for entry in today for name in entry.split()}
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,37 @@ def test_the_card_tells_the_drift_since_the_last_round(tmp_path: Path) -> None:
     assert (drift["since_round"], drift["images_by_source"]["disappeared"]) == (2, ["top"])
 
 
+def test_classes_may_be_appended_and_renamed_but_not_moved(tmp_path: Path) -> None:
+    """An index means the same in every model of a project; the first round has nothing to be held against."""
+    rows = [row(f"{number:02d}") for number in range(12)]
+    labels = [label(f"{number:02d}", ("bolt", 10.0)) for number in range(12)]
+    build(tmp_path, rows, labels)
+    before = contents(tmp_path / "splits")
+    for params in ("classes: [{name: nut}, {name: bolt}]\n", "classes: [{name: bolt}]\n", "classes: [{name: bolt}, {name: disc}, {name: nut}]\n"):
+        with pytest.raises(ClassContractError, match=r"rounds.jsonl (has the classes \['bolt', 'nut'\]|knows \['nut'\]), .*append-only"):
+            build(tmp_path, rows, labels, params)
+    assert contents(tmp_path / "splits") == before
+    build(tmp_path, rows, labels, "classes: [{name: bolt}, {name: hex, aliases: [nut]}, {name: disc}, {name: pin}]\n")
+    with pytest.raises(ClassContractError, match=r"\['bolt', 'hex', 'disc', 'pin'\]"):  # of a class without labels, too
+        build(tmp_path, rows, labels, "classes: [{name: bolt}, {name: hex, aliases: [nut]}, {name: pin}, {name: disc}]\n")
+    for path in (tmp_path / "splits").iterdir():  # back at the old commit
+        path.write_bytes(before[path.name])
+    build(tmp_path, rows, labels)
+    assert contents(tmp_path / "splits") == before
+
+
+def test_rounds_without_classes_are_read(tmp_path: Path) -> None:
+    """Older versions noted none."""
+    rows, labels = [row(f"{number:02d}") for number in range(12)], [label(f"{number:02d}", ("bolt", 10.0)) for number in range(12)]
+    build(tmp_path, rows, labels)
+    path = tmp_path / "splits/rounds.jsonl"
+    line = json.loads(path.read_text())
+    del line["classes"]
+    path.write_text(json.dumps(line) + "\n")
+    build(tmp_path, rows, labels, "classes: [{name: nut}, {name: bolt}]\n")
+    assert json.loads(path.read_text()) == {**line, "classes": ["nut", "bolt"]}
+
+
 def test_near_duplicates_across_given_splits_are_named(tmp_path: Path) -> None:
     rows = [row("a", near_group="a", given_split="val"), row("b", near_group="a", given_split="train"), row("c", given_split="train")]
     metrics = build(tmp_path, rows, [label(name, ("bolt", 9.0)) for name in "abc"])
@@ -271,8 +302,8 @@ def test_a_leak_stops_the_run_and_leaves_earlier_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("<<<<<<< HEAD\n", "line 1 is not JSON"),
-        ('{"image_id":"a","split":"pool","component":"a"}\n', "entry 1 is not image_id, split"),
-        ('{"image_id":"a","split":"train"}\n', "entry 1 is not image_id, split"),
+        ('{"image_id":"a","split":"pool","component":"a"}\n', "line 1 is not image_id, split"),
+        ('\n\n{"image_id":"a","split":"train"}\n', "line 3 is not image_id, split"),
         ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"a","split":"test","component":"a"}\n', "another side or component"),
         ('{"image_id":"a","split":"train","component":"a"}\n{"image_id":"b","split":"test","component":"a"}\n', r"a \(train\) and b \(test\)"),
     ],

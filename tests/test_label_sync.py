@@ -434,12 +434,13 @@ def _annotation_line(image_id: object, xyxy: list[object]) -> str:
     [
         ("{}", "line 1 is not an annotation line"),
         ("x", "line 1 is not JSON"),
+        ("\n \n{}", "line 3 is not an annotation line"),
         ('{"state": "labeled"}', "line 1 is not an annotation line"),
         (_annotation_line(7, [0, 0, 9, 9]), "line 1 is not an annotation line"),
         (_annotation_line(A, ["left", 0, 9, 9]), "line 1 is not an annotation line (TypeError('a corner that is no number')"),
         (_annotation_line(A, [float("nan"), 0, 9, 9]), "line 1 is not an annotation line (TypeError('a corner that is no number')"),
     ],
-    ids=["nothing", "no JSON", "a part", "another id", "a word", "NaN"],
+    ids=["nothing", "no JSON", "below empty lines", "a part", "another id", "a word", "NaN"],
 )
 def test_a_broken_line_is_named(project: Project, line: str, message: str):
     (project.sources / "old.jsonl").write_text(line + "\n")

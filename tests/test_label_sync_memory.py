@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from pipelines.core.cli import run_guarded
+from pipelines.core.errors import DataError
 from pipelines.core.growing import MAX_PARTS
 from pipelines.core.io import write_json, write_jsonl
 from pipelines.core.records import write_manifest
@@ -26,7 +27,7 @@ from pipelines.formats.labelstudio import annotation_from_boxes, prediction_from
 from pipelines.formats.reading import Problem
 from pipelines.labeling import memory as memory_module
 from pipelines.labeling.memory import ISSUES_SCHEMA, OUTCOMES_SCHEMA, Memory
-from pipelines.labeling.sources import row_with_problems
+from pipelines.labeling.sources import read_sources, row_with_problems
 from pipelines.stages.label_sync import work
 
 IDS = [f"{number:064x}" for number in range(12)]
@@ -239,3 +240,73 @@ def test_many_small_syncs_are_put_together_now_and_then(tmp_path: Path) -> None:
     assert max(segments) == MAX_PARTS - 1
     assert segments.count(1) == 3  # the first, and two that put all together
     assert sorted(Memory(tmp_path, "rules").outcomes["key"]) == keys
+
+
+def label_file(kind: str, class_name: str) -> bytes:
+    """A label file of one image with one box."""
+    box = Box(class_name, (1.0, 2.0, 30.0, 40.0))
+    if kind == "json":
+        task = task_from_annotations(1, IDS[0], "a.jpg", [annotation_from_boxes([box], SIZE, 1, 1, "2026-01-01T00:00:00Z")])
+        return json.dumps([task]).encode()
+    return json.dumps(row_with_problems(Annotation(IDS[0], "labeled", *SIZE, (box,), "old"), ())).encode() + b"\n"
+
+
+class Replaced(Memory):
+    """A memory beside which a label file is replaced, once its key was found."""
+
+    def __init__(self, work: Path, path: Path, content: bytes) -> None:
+        super().__init__(work, "rules")
+        self._path, self._content = path, content
+
+    def source(self, key: str) -> tuple[pl.DataFrame, dict[str, Any]] | None:
+        known = super().source(key)
+        self._path.write_bytes(self._content)
+        return known
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_a_label_file_that_is_replaced_while_it_is_read_is_what_its_key_says(kind: str, tmp_path: Path) -> None:
+    """Of an export the new content was remembered under the key of the old one, and came back with the old one, for good."""
+    path = tmp_path / f"sources/team.{kind}"
+    path.parent.mkdir()
+
+    def classes(memory: Memory) -> list[str]:
+        (source,) = read_sources(path.parent, memory).sources
+        return [read.box.class_name for opinion in source.opinions([0]) for read in opinion.boxes]
+
+    old, new = label_file(kind, "bolt"), label_file(kind, "nut")
+    path.write_bytes(old)
+    assert classes(Replaced(tmp_path / "work", path, new)) == ["bolt"]
+    assert classes(Memory(tmp_path / "work", "rules")) == ["nut"]
+    path.write_bytes(old)
+    assert classes(Memory(tmp_path / "work", "rules")) == ["bolt"]
+    keys: list[str] = []
+
+    class ByStamp(Replaced):
+        """One that knows the file by its stamp."""
+
+        def key_of(self, path: Path, find: Callable[[], str]) -> str:
+            if not keys:
+                keys.append(super().key_of(path, find))
+            return keys[0]
+
+    assert classes(ByStamp(tmp_path / "work", path, old)) == ["bolt"]
+    with pytest.raises(DataError, match="changed while it was read"):
+        classes(ByStamp(tmp_path / "work", path, new))
+
+
+def test_what_was_read_is_remembered_under_its_own_key(tmp_path: Path) -> None:
+    """Not under one that the file's stamp stands for, which it may have lost since."""
+    path = tmp_path / "sources/team.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(label_file("jsonl", "nut"))
+    of_stamp = "0" * 32
+
+    class Known(Memory):
+        """One that knows the file by its stamp, and has lost what it held."""
+
+        def key_of(self, path: Path, find: Callable[[], str]) -> str:  # noqa: ARG002
+            return of_stamp
+
+    read_sources(path.parent, Known(tmp_path / "work", "rules"))
+    assert Memory(tmp_path / "work", "rules").source(of_stamp) is None

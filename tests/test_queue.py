@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
-from pipelines.core.io import write_jsonl
+from pipelines.core.io import write_jsonl, write_text
 
 
 def ranked_row(image_id: str, score: float, split: str = "val", **kinds: int) -> dict[str, Any]:
@@ -106,14 +106,14 @@ BAD = {
         ["queue", "accept", "--ranked", "other.jsonl"],
         "line 1: lacks path, score; line 2: unknown kinds ['odd']): run `dvc repro mine`",
     ),
-    "a broken round": (["queue", "show", "--queue", "broken"], "round-001.jsonl line 1 lacks round, rank"),
+    "a broken round": (["queue", "show", "--queue", "broken"], "round-001.jsonl line 3 lacks round, rank"),
 }
 
 
 @pytest.mark.parametrize("case", BAD, ids=str)
 def test_bad_input_is_one_line(project: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     write_jsonl(project / "other.jsonl", [{"image_id": "x", "split": "val", "kinds": {}, "reasons": []}, ranked_row("y", 1.0, odd=1)])
-    write_jsonl(project / "broken/round-001.jsonl", [{"image_id": "x"}])
+    write_text(project / "broken/round-001.jsonl", '\n\n{"image_id": "x"}\n')
     arguments, message = BAD[case]
     assert main(arguments) == 2
     said = capsys.readouterr().err

@@ -225,6 +225,8 @@ def test_building_twice_gives_the_same_bytes(project: Path) -> None:
 
 BAD = {
     "no image": ("x.csv", "image,complaint\n,broken\n", "x.csv line 2: lacks image"),
+    "below empty lines": ("x.csv", "image,complaint\n\n\n,broken\n", "x.csv line 4: lacks image"),
+    "below a text of two lines": ("x.csv", 'image,complaint\na,"not\nhere"\n,broken\n', "x.csv line 4: lacks image"),
     "no complaint": ("x.jsonl", '{"image": "a"}\n', "x.jsonl line 1: lacks complaint"),
     "an unknown class": ("x.jsonl", '{"image": "a", "complaint": "b", "class": "c"}\n', "x.jsonl line 1: class 'c' is not in params.yaml"),
     "a broken box": ("x.csv", "image,complaint,box\na,b,1 2 3\n", "x.csv line 2: box is '1 2 3', wanted"),

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.core.errors import DataError, listed
-from pipelines.core.io import is_dvc_object, iter_jsonl
+from pipelines.core.io import is_dvc_object, numbered_jsonl
 from pipelines.core.types import LABELED_SPLITS
 
 LOG_NAMES = ("log.csv", "log.jsonl")
@@ -248,8 +248,8 @@ def _said(lines: Mapping[str, LogLine]) -> pl.DataFrame:
 
 def _log_rows(path: Path, name: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     if path.name.endswith(".jsonl"):
-        for number, row in enumerate(iter_jsonl(path), start=1):
-            yield f"{name} entry {number}", row
+        for number, row in numbered_jsonl(path):
+            yield f"{name} line {number}", row
         return
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)

@@ -11,7 +11,7 @@ from pipelines.commands.queue_first import first_inputs, is_first_round
 from pipelines.commands.queue_inputs import QueueInputs, read_inputs
 from pipelines.core.cli import add_action
 from pipelines.core.errors import DataError, ParamsError, counted
-from pipelines.core.io import read_jsonl, write_jsonl
+from pipelines.core.io import numbered_jsonl, read_jsonl, write_jsonl
 from pipelines.core.params import Params, load_params
 from pipelines.core.records import read_annotations
 from pipelines.mining.queue import Askable, Candidate, askable, draw_round, drawn_before, kinds_text, pool_room
@@ -68,8 +68,7 @@ def _accept(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -
     if proposal.is_file() and args.budget is not None:
         raise DataError(f"{proposal} is there, and --budget would draw anew: accept it without --budget, or remove it first")
     if proposal.is_file():
-        rows, told = read_jsonl(proposal), f"from {proposal}"
-        _check(proposal, rows)
+        rows, told = _read_rows(proposal), f"from {proposal}"
         now = _inputs(args, load_params(args.params)).hash
         if any(row.get("ranked") != now for row in rows):
             raise DataError(f"{proposal} was built from an older list: run `detloop queue build` again, or remove it")
@@ -164,8 +163,7 @@ def _show(args: argparse.Namespace, rounds: dict[int, list[dict[str, Any]]]) -> 
         return 0
     proposal = args.queue / PROPOSAL
     if proposal.is_file():
-        rows = read_jsonl(proposal)
-        _check(proposal, rows)
+        rows = _read_rows(proposal)
         for row in rows:
             print(_line(row))
         print(f"proposal: {counted(len(rows), 'image')} ({kinds_text(rows)}); `detloop queue accept` makes it a round")
@@ -194,13 +192,20 @@ def _read_rounds(queue: Path) -> dict[int, list[dict[str, Any]]]:
     found = sorted((int(match[1]), path) for path in queue.glob("round-*.jsonl") if (match := _ROUND_NAME.fullmatch(path.name)))
     rounds = {}
     for number, path in found:
-        rounds[number] = read_jsonl(path, "restore it from git")
-        _check(path, rounds[number])
+        rounds[number] = _read_rows(path)
     return rounds
 
 
-def _check(path: Path, rows: list[dict[str, Any]]) -> None:
-    for line, row in enumerate(rows, start=1):
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a round or a proposal.
+
+    Raises:
+        DataError: a line lacks what this command wrote.
+    """
+    rows = []
+    for line, row in numbered_jsonl(path, "restore it from git"):
         missing = [key for key in ("round", "rank", "image_id", "split", "kinds", "reasons", "score") if key not in row]
         if missing:
             raise DataError(f"{path} line {line} lacks {', '.join(missing)}: restore it from git, or build it anew")
+        rows.append(row)
+    return rows

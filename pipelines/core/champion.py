@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import ClassContractError, DataError
+from pipelines.core.contract import require_appended
+from pipelines.core.errors import DataError
 from pipelines.core.io import json_text, read_json, require_file, rounded, sha256_file, write_text
 
 MODEL_FILE = "model.pt"
@@ -105,13 +106,9 @@ def names_today(champion: Champion, class_of: Mapping[str, str]) -> list[str]:
     """The champion's classes by their names in params.yaml, `class_of`.
 
     Raises:
-        ClassContractError: a class that is not there any more.
+        ClassContractError: a class that is not there any more, or at another place.
     """
-    gone = [name for name in champion.classes if name not in class_of]
-    if gone:
-        raise ClassContractError(
-            f"champion {champion.number} knows {gone}, which params.yaml has neither as class nor as alias: classes are append-only"
-        )
+    require_appended(champion.classes, class_of, f"champion {champion.number}")
     return [class_of[name] for name in champion.classes]
 
 

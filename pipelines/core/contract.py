@@ -19,6 +19,30 @@ def class_hash(classes: Sequence[str]) -> str:
     return sha256_bytes(canonical_json(list(classes)).encode())[:16]
 
 
+def require_appended(before: Sequence[str], class_of: Mapping[str, str], where: str) -> None:
+    """Hold the classes of params.yaml (`class_of`: every name and alias to its class, in order) against those of `before`, which `where` tells.
+
+    Those come first, in their order, each by its name or as an alias: one has another name now, or several are one, at the place of any of them.
+
+    Raises:
+        ClassContractError: one is gone, or stands at another place.
+    """
+    classes = list(dict.fromkeys(class_of.values()))
+    gone = [name for name in before if name not in class_of]
+    today = [class_of[name] for name in before if name in class_of]
+    rest = iter(today)
+    if gone:
+        wrong = f"{where} knows {gone}, which params.yaml has neither as class nor as alias"
+    elif not all(name in rest for name in classes[: len(set(today))]):  # each is looked for behind the one before
+        wrong = f"{where} has the classes {list(before)}, params.yaml {classes}"
+    else:
+        return
+    raise ClassContractError(
+        f"{wrong}: classes are append-only; leave the old ones where they are and put new ones at the end; one that was renamed, or became part of"
+        " another, stays as an alias; to go back to older classes, restore params.yaml and this record from one commit"
+    )
+
+
 @dataclass(frozen=True)
 class ModelContract:
     """How to feed a detector and how to read it.

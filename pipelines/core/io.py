@@ -217,9 +217,17 @@ def read_json(path: Path, hint: str = "run `dvc repro`") -> Any:
         MissingInputError: no such file.
         DataError: not JSON.
     """
-    require_file(path, hint)
+    return json_of(require_file(path, hint).read_bytes(), path)
+
+
+def json_of(content: bytes, path: Path) -> Any:
+    """The JSON that was read from a file.
+
+    Raises:
+        DataError: not JSON.
+    """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): restore it or write it anew") from error
 
@@ -230,7 +238,12 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def iter_jsonl(path: Path, hint: str = "run `dvc repro`") -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file.
+    """Yield the rows of a JSON-lines file; see `numbered_jsonl`."""
+    return (row for _, row in numbered_jsonl(path, hint))
+
+
+def numbered_jsonl(path: Path, hint: str = "run `dvc repro`") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a JSON-lines file with the numbers of their lines, for messages: empty lines are no rows, but count.
 
     Raises:
         MissingInputError: no such file.
@@ -239,15 +252,25 @@ def iter_jsonl(path: Path, hint: str = "run `dvc repro`") -> Iterator[dict[str, 
     require_file(path, hint)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise DataError(f"{path} line {number} is not JSON ({error}): mend or remove the line") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path} line {number} is not a JSON object: mend or remove the line")
-            yield row
+            if line.strip():
+                yield number, row_from_line(line, path, number)
+
+
+def row_from_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The JSON object of line `number` of a file.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {number} is not JSON ({error.msg} at sign {error.colno}): mend or remove the line") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} line {number} is not JSON ({error}): mend or remove the line") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path} line {number} is not a JSON object: mend or remove the line")
+    return row
 
 
 def read_jsonl(path: Path, hint: str = "run `dvc repro`") -> list[dict[str, Any]]:

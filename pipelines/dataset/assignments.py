@@ -11,7 +11,7 @@ import polars as pl
 
 from pipelines.core import tables
 from pipelines.core.errors import DataError, LeakError, listed
-from pipelines.core.io import code_folder, code_key, iter_jsonl, sha256_bytes, sha256_file
+from pipelines.core.io import code_folder, code_key, numbered_jsonl, sha256_bytes, sha256_file
 from pipelines.core.tables import jsonl_bytes, read_arrows, read_jsonl_table, write_arrow
 from pipelines.core.types import LABELED_SPLITS, Split
 
@@ -40,18 +40,18 @@ def read_assignments(path: Path) -> dict[str, Assignment]:
     if not path.exists():
         return found
     sides: dict[str, Split] = {name: name for name in get_args(Split) if name in LABELED_SPLITS}
-    for number, row in enumerate(iter_jsonl(path, _HINT), start=1):
+    for number, row in numbered_jsonl(path, _HINT):
         if (
             set(row) != set(ASSIGNMENTS_SCHEMA)
             or not isinstance(row["image_id"], str)
             or not isinstance(row["component"], str)
             or row["split"] not in sides
         ):
-            problems.append(f"entry {number} is not image_id, split (train, val or test) and component")
+            problems.append(f"line {number} is not image_id, split (train, val or test) and component")
             continue
         entry = Assignment(row["image_id"], sides[row["split"]], row["component"])
         if found.setdefault(entry.image_id, entry) != entry:
-            problems.append(f"entry {number} gives image {entry.image_id} another side or component than an earlier one")
+            problems.append(f"line {number} gives image {entry.image_id} another side or component than an earlier one")
     if problems:
         raise DataError(f"{path} has {len(problems)} bad lines: {listed(problems)}; restore it from git, or keep one line an image")
     first: dict[str, Assignment] = {}

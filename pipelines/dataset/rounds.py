@@ -1,5 +1,7 @@
 """What the dataset was like in each round, and how far it drifted since the last one. A dataset that differs from the one before is a new line.
 
+The last line also tells which classes there were, in their order, to hold those of params.yaml against.
+
 The lines are in git (data/splits/rounds.jsonl), since DVC removes the outputs of a stage before it runs.
 """
 
@@ -21,13 +23,14 @@ BRIGHTNESS_STEP = 32  # grey levels
 Counts = dict[str, int]
 
 
-def profile(dataset: Dataset) -> dict[str, Any]:
-    """What a round is compared by: images of each side, and over all three boxes by class and size, images by source, brightness and state."""
+def profile(dataset: Dataset, classes: Sequence[str]) -> dict[str, Any]:
+    """What a round is compared by: classes in their order, images of each side, boxes by class and size, images by source, brightness and state."""
     samples = dataset.samples.filter(pl.col("split") != "pool")
     bins = np.bincount(np.digitize(dataset.boxes["side_px"].to_numpy(), BOX_SIDE_EDGES_PX[1:]), minlength=len(BOX_SIDE_EDGES_PX))
     step = (samples["brightness"] // BRIGHTNESS_STEP).cast(pl.Int64) * BRIGHTNESS_STEP
     images = counts(samples["split"])
     return {
+        "classes": list(classes),
         "images": {split: images.get(split, 0) for split in LABELED_SPLITS},
         "boxes_by_class": counts(dataset.boxes["class"]),
         "boxes_by_side_px": dict(sorted((str(edge), count) for edge, count in zip(BOX_SIDE_EDGES_PX, bins.tolist(), strict=True) if count)),

@@ -17,11 +17,12 @@ from pipelines.core.boxes import xyxy_from_xywh
 from pipelines.core.columns import DetectionColumns, Floats, Ints, TruthColumns, detection_columns, truth_columns
 from pipelines.core.errors import DataError, listed
 
-_BOX: dict[str, Any] = {"image_id": pl.Int64, "category_id": pl.Int64, "bbox": pl.List(pl.Float64)}
+_ID = pl.String  # numbers too, as text: as Int64 polars would cut 1.5 to 1
+_BOX: dict[str, Any] = {"image_id": _ID, "category_id": _ID, "bbox": pl.List(pl.Float64)}
 _TRUTH_SCHEMA = {
-    "images": pl.List(pl.Struct({"id": pl.Int64, "file_name": pl.String})),
-    "categories": pl.List(pl.Struct({"id": pl.Int64, "name": pl.String})),
-    "annotations": pl.List(pl.Struct({"id": pl.Int64, **_BOX, "iscrowd": pl.Int64})),
+    "images": pl.List(pl.Struct({"id": _ID, "file_name": pl.String})),
+    "categories": pl.List(pl.Struct({"id": _ID, "name": pl.String})),
+    "annotations": pl.List(pl.Struct({**_BOX, "iscrowd": pl.Int64})),
 }
 _RESULT_SCHEMA = {**_BOX, "score": pl.Float64}
 _MAX_GAPS = 10  # numbers for each id, in a table of all between the first and the last
@@ -45,12 +46,14 @@ def read_truth(content: bytes, name: str) -> CocoTruth:
     """Read a COCO file with `images`, `categories` and `annotations`.
 
     Raises:
-        DataError: not such a file, ids that stand twice or point nowhere, or a box without four finite numbers; `name` says which file.
+        DataError: not such a file, ids that are no whole numbers, stand twice or point nowhere, or a box without four finite numbers; `name` says
+            which file.
     """
     frame = _parsed(content, _TRUTH_SCHEMA, name)
     if frame.height != 1 or any(frame[column][0] is None for column in _TRUTH_SCHEMA):
         raise DataError(f"{name} is not a COCO truth file (an object with images, categories and annotations): name such a file")
-    images, categories, boxes = (frame.select(pl.col(column).explode(empty_as_null=False)).unnest(column) for column in _TRUTH_SCHEMA)
+    parts = (frame.select(pl.col(column).explode(empty_as_null=False)).unnest(column) for column in _TRUTH_SCHEMA)
+    images, categories, boxes = (_with_whole_ids(part, name) for part in parts)
     for kind, rows, needed in (("images", images, ["id"]), ("categories", categories, ["id", "name"])):
         if rows.select(needed).null_count().sum_horizontal().sum() or rows["id"].is_duplicated().any():
             raise DataError(f"{name}: {kind} need {' and '.join(needed)} each, and no id twice: mend the file")
@@ -68,11 +71,13 @@ def read_results(content: bytes, truth: CocoTruth, name: str) -> DetectionColumn
     """Read a COCO result file: a list of objects with image_id, category_id, bbox and score.
 
     Raises:
-        DataError: not such a file, an image or category that the truth lacks, a box without four finite numbers, or a score that is none.
+        DataError: not such a file, an id that is no whole number, an image or category that the truth lacks, a box without four finite numbers, or a
+            score that is none.
     """
     frame = _parsed(content, _RESULT_SCHEMA, name)
     if not content.lstrip().startswith(b"["):
         raise DataError(f"{name} is not a COCO result file (a list of objects with image_id, category_id, bbox and score): name such a file")
+    frame = _with_whole_ids(frame, name)
     xyxy = _boxes(frame, name, "detections")
     bad = np.flatnonzero(frame["score"].is_null().to_numpy() | ~np.isfinite(frame["score"].fill_null(0.0).to_numpy()))
     if len(bad):
@@ -88,6 +93,17 @@ def _parsed(content: bytes, schema: dict[str, Any], name: str) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         cause = str(error).partition("\n")[0]  # what follows is advice to who calls polars
         raise DataError(f"{name} is not COCO JSON ({cause[:200]}): restore it or name another file") from error
+
+
+def _with_whole_ids(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """`rows` with their ids as Int64."""
+    texts = rows.select(pl.selectors.by_name("id", "image_id", "category_id", require_all=False))
+    numbers = texts.cast(pl.Int64, strict=False)
+    for key in texts.columns:
+        odd = texts[key].filter(numbers[key].cast(pl.String).ne_missing(texts[key]))
+        if len(odd):
+            raise DataError(f"{name}: {key} is no whole number of 64 bits ({listed(odd.unique(maintain_order=True).to_list())}): mend the file")
+    return rows.with_columns(numbers)
 
 
 def _boxes(frame: pl.DataFrame, name: str, what: str) -> Floats:
@@ -117,7 +133,7 @@ def _places(ids: pl.Series, known: pl.Series, name: str, what: str, key: str) ->
             place = table[inside - first]
         else:
             place = np.searchsorted(sorted_ids, inside)
-        right = sorted_ids[place] == wanted
+        right = (sorted_ids[place] == wanted) & ids.is_not_null().to_numpy()
     if not right.all():
         unknown = sorted({str(value) for value in ids.filter(pl.Series(~right))})
         raise DataError(f"{name}: {what} whose {key} the truth file does not know ({listed(unknown)}): name files that belong together")

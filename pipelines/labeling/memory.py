@@ -27,7 +27,8 @@ _PREFIX, _STAMPS = "judged-", "stamps.json"
 OPINIONS_SCHEMA: dict[str, pl.DataType] = {
     "image_id": pl.String(),
     "says": pl.String(),  # a hash of the source's name and the opinion
-    "start": pl.Int64(),  # bytes of the file, where an opinion is a line
+    "line": pl.Int64(),  # of the file, and its bytes, where an opinion is a line
+    "start": pl.Int64(),
     "end": pl.Int64(),
 }
 ISSUES_SCHEMA: dict[str, pl.DataType] = dict.fromkeys(("source", "image_id", "annotation_id", "kind", "detail", "action", "class"), pl.String())

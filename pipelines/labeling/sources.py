@@ -7,9 +7,8 @@ A line of NAME.jsonl is a line of annotations.jsonl whose boxes may still be wit
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.core.errors import DataError
-from pipelines.core.io import iter_jsonl, read_json, require_folder, sha256_bytes
+from pipelines.core.io import json_of, require_folder, row_from_line, sha256_bytes
 from pipelines.core.records import annotation_from_row, row_from_annotation
 from pipelines.core.types import Annotation
 from pipelines.formats.labelstudio import LabelStudioAnnotation, LabelStudioTask, read_tasks
@@ -100,8 +99,9 @@ def source_from_tasks(tasks: Iterable[LabelStudioTask], name: str, where: str) -
 
 
 def _read_source(path: Path, memory: Memory) -> Source:
-    content = cache(path.read_bytes)
+    content = cache(path.read_bytes)  # once: what is parsed is what was hashed
 
+    @cache
     def key_of_content() -> str:
         return _hash(path.name.encode() + b"\0" + content())
 
@@ -117,13 +117,15 @@ def _read_source(path: Path, memory: Memory) -> Source:
         table, facts = known
         issues = tuple(issue_from_json(row) for row in facts["issues"])
         return Source(path.stem, table, _reread(path, still_the_same, table), issues, *(facts[name] for name in _COUNTS))
-    source = _source_from_lines(path, content()) if path.suffix == ".jsonl" else _source_from_export(path)
-    memory.save_source(key, source.table, {"issues": [item.to_json() for item in source.issues], **{name: getattr(source, name) for name in _COUNTS}})
+    source = _source_from_lines(path, content()) if path.suffix == ".jsonl" else _source_from_export(path, content())
+    memory.save_source(
+        key_of_content(), source.table, {"issues": [item.to_json() for item in source.issues], **{name: getattr(source, name) for name in _COUNTS}}
+    )
     return source
 
 
-def _source_from_export(path: Path) -> Source:
-    tasks = read_tasks(read_json(path), str(path))
+def _source_from_export(path: Path, content: bytes) -> Source:
+    tasks = read_tasks(json_of(content, path), str(path))
     if tasks and not any(task.image_id for task in tasks):
         raise DataError(
             f"{path} has no task with data.image_id, so no label finds its image: bring it in with "
@@ -133,27 +135,23 @@ def _source_from_export(path: Path) -> Source:
 
 
 def _source_from_lines(path: Path, content: bytes) -> Source:
-    opinions = list(_opinions_from_lines(path))
-    spans: list[tuple[int, int]] = []
-    start = 0
-    for line in io.BytesIO(content):
+    opinions: list[Opinion] = []
+    says: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    name, start = path.stem.encode() + b"\0", 0
+    for number, line in enumerate(io.BytesIO(content), start=1):
         if line.strip():
-            spans.append((start, start + len(line)))
+            opinions.append(_opinion_from_line(path, line, number))
+            says.append(_hash(name + line))
+            places.append((number, start, start + len(line)))
         start += len(line)
-    if len(spans) != len(opinions):
-        raise _changed(path)
-    name = path.stem.encode() + b"\0"
-    return Source(path.stem, _table(opinions, [_hash(name + content[start:end]) for start, end in spans], spans), _of(opinions))
+    return Source(path.stem, _table(opinions, says, places), _of(opinions))
 
 
-def _table(opinions: Sequence[Opinion], says: Sequence[str], spans: Sequence[tuple[int, int]] = ()) -> pl.DataFrame:
-    places = spans or [(0, 0)] * len(opinions)
-    columns = {
-        "image_id": [item.image_id for item in opinions],
-        "says": says,
-        "start": [span[0] for span in places],
-        "end": [span[1] for span in places],
-    }
+def _table(opinions: Sequence[Opinion], says: Sequence[str], places: Sequence[tuple[int, int, int]] = ()) -> pl.DataFrame:
+    """OPINIONS_SCHEMA; `places` are (line, first byte, last byte)."""
+    line, start, end = zip(*(places or [(0, 0, 0)] * len(opinions)), strict=True) if opinions else ((), (), ())
+    columns = {"image_id": [item.image_id for item in opinions], "says": says, "line": line, "start": start, "end": end}
     return pl.DataFrame(columns, schema=OPINIONS_SCHEMA)
 
 
@@ -164,12 +162,12 @@ def _of(opinions: Sequence[Opinion]) -> Callable[[Sequence[int]], list[Opinion]]
 def _reread(path: Path, content: Callable[[], bytes], table: pl.DataFrame) -> Callable[[Sequence[int]], list[Opinion]]:
     """Opinions of a file that was read before: of lines only those asked for, of an export all."""
     if path.suffix != ".jsonl":
-        return lambda rows: _source_from_export(path).opinions(rows) if rows else []
-    spans = table.select("start", "end")
+        return lambda rows: _source_from_export(path, content()).opinions(rows) if rows else []
+    places = table.select("line", "start", "end")
 
     def opinions(rows: Sequence[int]) -> list[Opinion]:
         lines = content() if rows else b""
-        return [_opinion_from_row(path.stem, json.loads(lines[slice(*spans.row(row))]), f"{path} line {row + 1}") for row in rows]
+        return [_opinion_from_line(path, lines[start:end], number) for number, start, end in map(places.row, rows)]
 
     return opinions
 
@@ -190,9 +188,8 @@ def row_with_problems(annotation: Annotation, problems: tuple[Problem, ...]) -> 
     return row
 
 
-def _opinions_from_lines(path: Path) -> Iterator[Opinion]:
-    for number, row in enumerate(iter_jsonl(path), start=1):
-        yield _opinion_from_row(path.stem, row, f"{path} line {number}")
+def _opinion_from_line(path: Path, line: bytes, number: int) -> Opinion:
+    return _opinion_from_row(path.stem, row_from_line(line, path, number), f"{path} line {number}")
 
 
 def _opinion_from_row(name: str, row: Mapping[str, Any], where: str) -> Opinion:

@@ -84,16 +84,17 @@ def _rows(name: str, text: str) -> list[tuple[str, Mapping[str, Any] | str]]:
     rows: list[tuple[str, Mapping[str, Any] | str]] = []
     if name.endswith(".csv"):
         reader = csv.DictReader(io.StringIO(text))
-        for number, row in enumerate(reader, start=2):
-            rows.append((f"{name} line {number}", {key: value for key, value in row.items() if key is not None and value not in (None, "")}))
-        return rows
+        return [
+            (f"{name} line {reader.line_num}", {key: value for key, value in row.items() if key is not None and value not in (None, "")})
+            for row in reader
+        ]
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would end lines at signs that a JSON text may hold, like U+2028
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            value = f"not JSON ({error})"
+            value = f"not JSON ({error.msg} at sign {error.colno})"
         rows.append((f"{name} line {number}", value if isinstance(value, dict | str) else "not a JSON object"))
     return rows
 

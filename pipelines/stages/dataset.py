@@ -6,6 +6,7 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.core.cli import stage_main
+from pipelines.core.contract import require_appended
 from pipelines.core.io import new_folder, write_bytes, write_json, write_jsonl, write_metrics
 from pipelines.core.params import load_params
 from pipelines.core.records import read_annotations_table, read_manifest
@@ -29,6 +30,8 @@ def work(args: argparse.Namespace) -> None:
         "val": wanted.val_fraction,
         "test": wanted.test_fraction,
     }
+    earlier = read_rounds(args.rounds)
+    require_appended(earlier[-1].get("classes", ()) if earlier else (), params.class_of, str(args.rounds))
     with ThreadPoolExecutor() as pool:  # polars reads and writes without Python's lock
         manifest = pool.submit(read_manifest, args.manifest)
         annotations = pool.submit(read_annotations_table, args.annotations, args.work)
@@ -47,12 +50,12 @@ def work(args: argparse.Namespace) -> None:
     )
     with new_folder(args.dataset) as new, ThreadPoolExecutor() as pool:
         hashes = {f"{split}.jsonl": pool.submit(write_split, new / f"{split}.jsonl", dataset, split) for split in SPLITS}
-        now, card = pool.submit(profile, dataset), pool.submit(dataset_card, dataset, classes)
+        now, card = pool.submit(profile, dataset, classes), pool.submit(dataset_card, dataset, classes)
         content = pool.submit(assignments_content, dataset.assignments)
         explained = check_pictures(dataset, args.raw, looks.result())
         assigned = pool.submit(write_bytes, args.assignments, content.result())
         remembered = pool.submit(remember_assignments, content.result(), dataset.assignments, args.work)
-        rounds = with_round(read_rounds(args.rounds), dataset_hash({name: found.result() for name, found in hashes.items()}), now.result())
+        rounds = with_round(earlier, dataset_hash({name: found.result() for name, found in hashes.items()}), now.result())
         write_json(new / "card.json", {**card.result(), "drift": drift(rounds)})
         metrics = dataset_metrics(dataset, card.result(), fractions, explained)
         assigned.result()
