@@ -119,7 +119,7 @@ class OpenVinoRunner(Runner):
         with self._once:
             if self._tensors is None:
                 self._tensors = self._compiled(self._core.read_model(str(self.path)))
-        return self._each(self._tensors, batch)
+        return self._each(self._tensors, [*batch])
 
     def _infer_images(self, letterboxed: Sequence[Image]) -> NDArray[np.float32]:
         output = self._each(self._pixels, letterboxed)
