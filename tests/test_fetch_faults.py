@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,50 @@ def test_an_interrupted_fetch_waits_for_no_server(tmp_path: Path, site: Site) ->
     assert process.returncode == 130
     assert said == "error: interrupted: run the same command again to go on\n"
     assert len(site.asked) == 8, "no other download was begun"
+
+
+def test_an_interrupted_fetch_waits_for_no_store(tmp_path: Path) -> None:
+    """Ctrl-C took until all objects that were under way had come."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    begun, over, main = threading.Semaphore(0), threading.Event(), threading.main_thread()
+
+    class Slow(MemoryFileSystem):  # type: ignore[misc]
+        """A store that stops in the middle of each object."""
+
+        protocol = "slow"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("slow:/")))
+
+        def get_file(self, rpath: str, lpath: str, **_: object) -> None:
+            with Path(lpath).open("wb") as file:
+                file.write(self.cat_file(rpath)[:100])
+                file.flush()
+                begun.release()
+                over.wait(20)
+
+    def interrupt() -> None:
+        for _ in range(4):
+            begun.acquire()
+        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    store = fsspec.filesystem("slow")
+    for number in range(20):
+        store.pipe_file(f"/cam/{number}.jpg", jpeg(number))
+    threading.Thread(target=interrupt, daemon=True).start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch(tmp_path, {"name": "objects", "type": "store", "url": "slow://cam"}, parallel=4)
+        assert time.monotonic() - start < 10
+        assert [path.name for path in (tmp_path / "fetched/objects").iterdir()] == [".versions.json"]
+    finally:
+        over.set()
+        store.rm("/cam", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pipelines.fetch.wanted import (
 LOG_NAME = "log.jsonl"
 _VERSIONS_NAME = ".versions.json"  # of a store's objects; hidden, so that the inbox skips it, and beside them, so that it goes where they go
 _NO_VIDEO = "no_video"
+_LOOK_S = 0.2  # how often it is looked whether it was interrupted
 
 Get = Callable[[Wanted, Path], None]  # brings one picture to a path, or raises FetchRefusedError
 
@@ -223,12 +224,20 @@ def _fetched(wanted: Sequence[Wanted], get: Get, folder: Path, parallel: int, st
 
     pool = ThreadPoolExecutor(parallel)
     try:
-        return sorted(pool.map(one, wanted), key=lambda item: (item.name, item.uri))
+        futures = [pool.submit(one, item) for item in wanted]
+        return sorted(map(_result_of, futures), key=lambda item: (item.name, item.uri))
     except BaseException:
         stopped.set()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _result_of(future: Future[Wanted]) -> Wanted:
+    """Waits in short turns: once polars is imported, its handler of signals lets a long wait go on after Ctrl-C."""
+    while not wait([future], _LOOK_S).done:
+        pass
+    return future.result()
 
 
 def _once(get: Get) -> Get:
