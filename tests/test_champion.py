@@ -208,13 +208,19 @@ def test_a_promotion_during_the_trainings_is_kept() -> None:
     write_champions(Path("promoted.json"), ChampionRecord((CHAMPION,)))
     copy = "import shutil, sys\nfrom pathlib import Path\n"
     write_text(Path("training/stages/train.py"), f"{copy}shutil.copy('promoted.json', {str(RECORD)!r})\n")
-    out = "out = Path(sys.argv[sys.argv.index('--predictions') + 1])\nout.mkdir(parents=True)\n"
+    out = "out = Path(sys.argv[sys.argv.index('--predictions') + 1])\nout.mkdir(parents=True, exist_ok=True)\n"
     write_text(Path("training/stages/predict.py"), f"{copy}{out}shutil.copy('data/predictions/test.parquet', out)\n")
     for package in ("training", "training/stages"):
         write_text(Path(package, "__init__.py"), "")
+    inputs = [Path(name).read_bytes() for name in ("params.yaml", "data/start/train.jsonl", "data/dataset/test.jsonl")]
+    half_removed = noise.WORK / sha256_bytes(b"\n".join(inputs))[:12] / str(noise.FIRST_SEED) / "predictions"
+    half_removed.mkdir(parents=True)  # by a run that was killed when it had ended
+    write_bytes(noise.WORK / "0123456789ab/1001/model.pt", b"of other inputs, never finished")
+    write_bytes(noise.WORK / "notes/today.txt", b"of people")
     assert main(["noise"]) == 0
     record = read_champions(RECORD)
     assert (record.champions, len(record.seed_noise)) == ((CHAMPION,), 3)
+    assert [path.relative_to(noise.WORK).as_posix() for path in noise.WORK.rglob("*")] == ["notes", "notes/today.txt"]
 
 
 @pytest.mark.usefixtures("project")

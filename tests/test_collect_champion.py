@@ -91,7 +91,10 @@ def test_other_thresholds_are_asked_anew(project: Path, tmp_path: Path) -> None:
     """What was seen under other values of `predict` is not what a first run would see."""
     high = PARAMS + "predict: {{score_floor: 0.99999}}\n"
     run(project, tmp_path / "out", "bolt", 0.5)
+    (before,) = (tmp_path / "out/work").glob("view-*")
     run(project, tmp_path / "out", "bolt", 0.5, params=high)
+    (now,) = (tmp_path / "out/work").glob("view-*")
+    assert now != before, "and what was seen then is nobody's any more"
     run(project, tmp_path / "fresh", "bolt", 0.5, params=high)
     assert snapshot(tmp_path / "out/raw") == snapshot(tmp_path / "fresh/raw")
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.collect.inbox import origin_of, read_inbox
+from pipelines.collect.inbox import read_inbox
 from pipelines.core.errors import DataError
+from pipelines.core.filelog import origin_of
 from pipelines.fetch.local import local_files
 from tests.fetch_runs import fetch
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.core.errors import DetloopError
+from pipelines.core.records import read_manifest
 from tests.collect_runs import ROOT, collect
 from tests.fetch_runs import Site, fetch, serving
 from tests.images import jpeg
@@ -115,6 +118,50 @@ def test_an_interrupted_fetch_waits_for_no_server(tmp_path: Path, site: Site) ->
     assert len(site.asked) == 8, "no other download was begun"
 
 
+def test_an_interrupted_fetch_waits_for_no_store(tmp_path: Path) -> None:
+    """Ctrl-C took until all objects that were under way had come."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    begun, over, main = threading.Semaphore(0), threading.Event(), threading.main_thread()
+
+    class Slow(MemoryFileSystem):  # type: ignore[misc]
+        """A store that stops in the middle of each object."""
+
+        protocol = "slow"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("slow:/")))
+
+        def get_file(self, rpath: str, lpath: str, **_: object) -> None:
+            with Path(lpath).open("wb") as file:
+                file.write(self.cat_file(rpath)[:100])
+                file.flush()
+                begun.release()
+                over.wait(20)
+
+    def interrupt() -> None:
+        for _ in range(4):
+            begun.acquire()
+        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    store = fsspec.filesystem("slow")
+    for number in range(20):
+        store.pipe_file(f"/cam/{number}.jpg", jpeg(number))
+    threading.Thread(target=interrupt, daemon=True).start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch(tmp_path, {"name": "objects", "type": "store", "url": "slow://cam"}, parallel=4)
+        assert time.monotonic() - start < 10
+        assert [path.name for path in (tmp_path / "fetched/objects").iterdir()] == [".versions.json"]
+    finally:
+        over.set()
+        store.rm("/cam", recursive=True)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "settings", "files"),
     [
@@ -157,18 +204,57 @@ def test_a_csv_with_semicolons_is_told(tmp_path: Path) -> None:
         fetch(tmp_path, {"name": "asked", "type": "log", "path": str(tmp_path / "log.csv")})
 
 
-def test_logs_in_a_source_are_files_like_others(tmp_path: Path) -> None:
+def test_logs_of_other_tools_in_a_source_are_files_like_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of another tool, under the names that the inbox reads: they stopped collect, with advice to mend what fetch had written."""
     (tmp_path / "camera/deep").mkdir(parents=True)
     (tmp_path / "camera/a.jpg").write_bytes(jpeg(1))
     (tmp_path / "camera/deep/b.jpg").write_bytes(jpeg(2))
     (tmp_path / "camera/log.jsonl").write_text('{"frame": 1}\n')
     (tmp_path / "camera/deep/log.csv").write_text("time;temperature\n1;20\n")
+    (tmp_path / "camera/deep/log.jsonl").write_text("{broken")
     rows = fetch(tmp_path, {"name": "cam", "type": "files", "path": str(tmp_path / "camera")})["cam"]
-    assert len(rows) == 4
+    assert len(rows) == 5
+    assert "\n  3 files by the name of a log that are none (no column or key `file`): " in capsys.readouterr().out
     (tmp_path / "inbox").mkdir()
     metrics = collect(tmp_path, tmp_path / "inbox")
-    assert (metrics["seen"], metrics["kept"], metrics["dropped_by_reason"]["not_an_image"]["count"]) == (4, 2, 2)
+    assert (metrics["seen"], metrics["kept"], metrics["dropped_by_reason"]["not_an_image"]["count"]) == (5, 2, 3)
+
+
+def test_logs_in_a_folder_say_what_they_say_in_the_inbox(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Groups and sides of the split were lost without a word, and frames of one burst stood on two sides."""
+    camera = tmp_path / "camera"
+    for number, name in enumerate(("a.jpg", "deep/b.jpg", "deep/c.jpg", "d d.jpg", "grün.jpg")):
+        (camera / name).parent.mkdir(parents=True, exist_ok=True)
+        (camera / name).write_bytes(jpeg(number))
+    rows: list[dict[str, object]] = [
+        {"file": "a.jpg", "source": "cam7", "group": 12, "captured_at": "2025-03-10T06:00:00Z", "split": "val", "score": 0.5},
+        {"file": "./d d.jpg", "group": "g"},
+        {"file": "gone.jpg", "group": "g"},
+        {"file": "grün.jpg", "group": "h"},
+    ]
+    (camera / "log.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (camera / "deep/log.csv").write_text("\ufefffile,group,split\nb.jpg,,test\n")
+    columns = ["image_id", "source", "group", "captured_at", "given_split", "status"]
+    (tmp_path / "inbox").mkdir()
+    source = {"name": "cam", "type": "files", "path": str(camera)}
+    assert len(fetch(tmp_path, source)["cam"]) == 5
+    said = capsys.readouterr().out
+    assert "cam: 5 of 5 ready\n  1 line of its logs without a file: " in said
+    assert "camera/log.jsonl line 3: " in said
+    assert "camera/gone.jpg\n  columns of its logs that are not read: score (1)\n" in said
+    collect(tmp_path, tmp_path / "inbox")
+    found = read_manifest(tmp_path / "raw/manifest.parquet", columns).sort("image_id")
+    shutil.copytree(camera, tmp_path / "other/inbox/cam")
+    collect(tmp_path / "other", tmp_path / "other/inbox")
+    assert found.rows() == read_manifest(tmp_path / "other/raw/manifest.parquet", columns).sort("image_id").rows()
+    assert found["group"].null_count() == 2
+    whole = fetch(tmp_path, {**source, "group": "one"})["cam"]
+    assert {row["group"] for row in whole} == {"one"}
+    assert {row.get("split") for row in whole} == {"val", "test", None}
+    assert not any("group" in row for row in fetch(tmp_path, {**source, "path": f"{camera}/**/*.jpg"})["cam"]), "no log is named"
+    (camera / "deep/log.csv").write_text("file,split\nb.jpg,training\n")
+    with pytest.raises(DetloopError, match=r"1 bad log line in .*deep/log.csv line 2: split 'training' is not one of .*glob"):
+        fetch(tmp_path, source)
 
 
 def test_a_picture_that_has_the_name_of_a_log_is_a_file_like_others(tmp_path: Path) -> None:

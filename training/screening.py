@@ -25,7 +25,7 @@ def champion_view(images: pl.DataFrame, champion: Champion, store: Path, raw: Pa
     """A row for each of `images` (image_id, path, width_px, height_px): `predicted_classes`, `interest_score`, `uncertainty`.
 
     Uncertainty is 1 for a box with score 0.5 and falls to 0 at scores 0 and 1; an image has that of its most uncertain box. Images that this champion
-    has seen are not shown to it again.
+    has seen are not shown to it again; what others saw is forgotten.
 
     Raises:
         ParamsError: a class of interest that the champion does not know, so that images of it alone would be dropped.
@@ -48,6 +48,9 @@ def champion_view(images: pl.DataFrame, champion: Champion, store: Path, raw: Pa
     if len(new):
         known = pl.concat([known, _looked_at(new, champion, store, raw, params)])
         write_parquet(path, known)
+    for other in work.glob("view-*.parquet"):  # of earlier champions, or asked in another way
+        if other != path:
+            other.unlink()
     names = wanted.classes or list(params.class_names)
     known = known.with_columns(pl.col("class").replace_strict(today, default=None, return_dtype=pl.String))
     seen = known.filter(pl.col("image_id").is_in(images["image_id"].implode()))

@@ -1,50 +1,31 @@
 """What lies in the inbox: every file with the source, group, time and split that the logs beside it give. Opens only the logs.
 
-A folder may hold `log.jsonl` or `log.csv` with columns `file` (relative to that folder) and, as wanted, `source`, `group`, `captured_at`,
-`split`, and from `fetch` also `uri` and `refused`; other columns are ignored and counted. Hidden files (one dot first) are skipped. Links are
-followed to files inside the inbox only, and to objects of a DVC cache.
+Each folder may hold a log (`pipelines.core.filelog`). Hidden files (one dot first) are skipped. Links are followed to files inside the inbox only,
+and to objects of a DVC cache.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from pipelines.core.errors import DataError, listed
-from pipelines.core.io import is_dvc_object, numbered_jsonl
-from pipelines.core.types import LABELED_SPLITS
+from pipelines.core.filelog import LOG_NAMES, LogLine, is_plain, origin_of, read_logs
+from pipelines.core.io import is_dvc_object
 
-LOG_NAMES = ("log.csv", "log.jsonl")
-LOG_COLUMNS = ("file", "source", "group", "captured_at", "split", "uri", "refused")
 ROOT_SOURCE = "inbox"  # source of files that lie right in the inbox
 
 REASON_SYMLINK_OUTSIDE = "symlink_outside"
 REASON_SYMLINK_FOLDER = "symlink_folder"
 REASON_SYMLINK_BROKEN = "symlink_broken"
 REASON_NOT_A_FILE = "not_a_file"
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """What a log says of one file."""
-
-    source: str | None = None
-    group: str | None = None
-    captured_at: str | None = None
-    split: str | None = None
-    uri: str | None = None
-    refused: str | None = None  # why whoever wrote the log could not bring the file
 
 
 _STAMPS = ("bytes", "modified_ns", "changed_ns", "inode")
@@ -113,22 +94,24 @@ def read_inbox(inbox: Path) -> Inbox:
     entries = _Entries()
     _walk(str(inbox), "", inbox.resolve(), entries)
     logs = sorted(name for name in entries.names if name.endswith(LOG_NAMES) and name.rpartition("/")[2] in LOG_NAMES)
-    lines, missing, ignored = _read_logs(inbox, logs, entries)
+    there = {*entries.names, *entries.refused}.difference(logs) if logs else set()
+    said = read_logs(inbox, logs, there, "the inbox", "mend or remove them")
+    entries.refused |= {name: line.refused for name, line in said.lines.items() if line.refused is not None and name not in there}
     names = [*entries.names, *entries.refused]
     odd: dict[str, str] = {}
     origins = names
-    if not _is_plain("".join(names)):
+    if not is_plain("".join(names)):
         origins = [origin_of(name) for name in names]
         odd = {origin: f"{inbox}/{name}" for origin, name in zip(origins, names, strict=True) if origin != name}
     seen = entries.table().with_columns(pl.Series("origin", origins, pl.String))
     if logs:
-        seen = seen.filter(~pl.col("origin").is_in([origin_of(name) for name in logs])).join(_said(lines), "origin", "left")
+        seen = seen.filter(~pl.col("origin").is_in([origin_of(name) for name in logs])).join(_said(said.lines), "origin", "left")
     else:
         seen = seen.with_columns(pl.lit(None, SEEN_SCHEMA[name]).alias(name) for name in _OF_LOG)
     first = pl.col("origin").str.splitn("/", 2)
     folder = pl.when(first.struct.field("field_1").is_not_null()).then(first.struct.field("field_0")).otherwise(pl.lit(ROOT_SOURCE))
     seen = seen.with_columns(pl.coalesce("source", folder).alias("source"), pl.lit(0, SEEN_SCHEMA["root"]).alias("root"))
-    return Inbox(seen.select(list(SEEN_SCHEMA)).sort("origin"), (str(inbox),), odd, tuple(missing), dict(sorted(ignored.items())))
+    return Inbox(seen.select(list(SEEN_SCHEMA)).sort("origin"), (str(inbox),), odd, said.missing, dict(sorted(said.ignored.items())))
 
 
 def both(inbox: Inbox, fetched: Inbox) -> Inbox:
@@ -148,27 +131,6 @@ def both(inbox: Inbox, fetched: Inbox) -> Inbox:
         inbox.missing + fetched.missing,
         dict(sorted(ignored.items())),
     )
-
-
-def origin_of(name: str) -> str:
-    r"""A file name as printable UTF-8 text, different names staying different.
-
-    Ordinary names stay as they are. One with a backslash, a control character or bytes that are not UTF-8 is escaped: `\\`, `\n`, `\xff`.
-    """
-    if _is_plain(name):
-        return name
-    text = os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    """`\\n` and `\\x01` for ASCII; the long form for the rest, which no undecodable byte gives."""
-    return char.encode("unicode_escape").decode() if char.isascii() else f"\\U{ord(char):08x}"
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name, or many in one, need no escapes."""
-    return name.isprintable() and "\\" not in name
 
 
 def _walk(folder: str, prefix: str, root: Path, found: _Entries) -> None:
@@ -214,78 +176,6 @@ def _link_refusal(link: Path, root: Path) -> str | None:
     return None if target.is_file() else REASON_NOT_A_FILE
 
 
-def _read_logs(inbox: Path, logs: Sequence[str], entries: _Entries) -> tuple[dict[str, LogLine], list[str], Counter[str]]:
-    """What the logs say of each file by its name, the lines whose file is not there, and the columns ignored. Adds what could not be brought."""
-    claims: dict[str, tuple[LogLine, str]] = {}
-    problems: list[str] = []
-    missing: list[str] = []
-    ignored: Counter[str] = Counter()
-    there = {*entries.names, *entries.refused}.difference(logs) if logs else set()
-    for name in logs:
-        for place, row in _log_rows(inbox / name, origin_of(name)):
-            ignored.update(str(key) for key in row if key not in LOG_COLUMNS)
-            try:
-                target, line = _parsed(row, PurePosixPath(name).parent)
-            except ValueError as error:
-                problems.append(f"{place}: {error}")
-                continue
-            if line.refused is not None and target not in there and target not in logs:
-                there.add(target)
-                entries.refused[target] = line.refused
-            if target not in there:
-                missing.append(f"{place}: {origin_of(target)}")
-            elif claims.setdefault(target, (line, place))[0] != line:  # the same line twice is harmless: logs are appended to
-                problems.append(f"{place}: {origin_of(target)} stands in {claims[target][1]} with other values")
-    if problems:
-        raise DataError(f"{len(problems)} bad log lines in the inbox: {listed(problems)}; mend or remove them")
-    return {name: line for name, (line, _) in claims.items()}, missing, ignored
-
-
 def _said(lines: Mapping[str, LogLine]) -> pl.DataFrame:
     rows = [(origin_of(name), line.source, line.group, line.captured_at, line.split, line.uri) for name, line in lines.items()]
     return pl.DataFrame(rows, schema={name: SEEN_SCHEMA[name] for name in ("origin", *_OF_LOG)}, orient="row")
-
-
-def _log_rows(path: Path, name: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    if path.name.endswith(".jsonl"):
-        for number, row in numbered_jsonl(path):
-            yield f"{name} line {number}", row
-        return
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-        if "file" not in (reader.fieldnames or ()):
-            raise DataError(f"{path} has columns {list(reader.fieldnames or ())}, wanted at least `file`: add a header line")
-        for row in reader:
-            yield f"{name} line {reader.line_num}", row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable CSV file in UTF-8 ({error}): mend or remove it") from error
-
-
-def _parsed(row: Mapping[Any, Any], folder: PurePosixPath) -> tuple[str, LogLine]:
-    """The name relative to the inbox and the values; ValueError says what is wrong."""
-    if None in row:
-        raise ValueError("more fields than the header has")
-    file = row.get("file")
-    if not isinstance(file, str) or not file:
-        raise ValueError("no `file`")
-    path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"file {file!r} must be a path below the log's folder, without `..`")
-    source, group, captured_at, split, uri, refused = (_text(row, key) for key in LOG_COLUMNS[1:])
-    if split is not None and split not in LABELED_SPLITS:
-        raise ValueError(f"split {split!r} is not one of {list(LABELED_SPLITS)}")
-    if captured_at is not None:
-        try:
-            datetime.fromisoformat(captured_at)
-        except ValueError as error:
-            raise ValueError(f"captured_at {captured_at!r} is not an ISO 8601 time") from error
-    return str(folder / path), LogLine(source, group, captured_at, split, uri, refused)
-
-
-def _text(row: Mapping[Any, Any], key: str) -> str | None:
-    value = row.get(key)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{key} {value!r} is not a text")
-    return str(value)

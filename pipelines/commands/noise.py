@@ -27,6 +27,8 @@ DATA = Path("data")  # as dvc.yaml has it
 PARAMS = Path("params.yaml")
 RECORD = DATA / "models" / "champion.json"
 WORK = DATA / "work" / "noise"
+_KEY_DIGITS = 12
+_MEASUREMENT = "[0-9a-f]" * _KEY_DIGITS  # a folder of one in WORK, by its inputs
 FIRST_SEED = 1001  # far from the seeds that people choose, so that no measured training is one that is judged
 
 
@@ -49,13 +51,14 @@ def run(args: argparse.Namespace) -> int:
     content = [
         require_file(path, "run `dvc repro`").read_bytes() for path in (PARAMS, DATA / "start" / "train.jsonl", DATA / "dataset" / "test.jsonl")
     ]
-    base = WORK / sha256_bytes(b"\n".join(content))[:12]
+    base = WORK / sha256_bytes(b"\n".join(content))[:_KEY_DIGITS]
     predictions = [_predictions(base / str(FIRST_SEED + number), FIRST_SEED + number) for number in range(args.trainings)]
     trainings = _figures(params, predictions)
     for number, training in enumerate(trainings):
         print(f"seed {FIRST_SEED + number}: test AP {training['all']['AP'] or 0:.3f}, AP50 {training['all']['AP50'] or 0:.3f}")
     write_champions(RECORD, replace(read_champions(RECORD), seed_noise=tuple(trainings)))  # as it is now: trainings take hours
-    shutil.rmtree(base, ignore_errors=True)
+    for folder in WORK.glob(_MEASUREMENT):  # those of other inputs, too, that were never finished: this one takes their place
+        shutil.rmtree(folder, ignore_errors=True)
     spread = np.std([training["all"]["AP"] or 0.0 for training in trainings], ddof=1)
     print(f"the seed alone moves the test AP by {spread * 100:.1f} points (standard deviation of {args.trainings})")
     print(f"next: commit {RECORD}, then `dvc repro`")
@@ -65,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
 def _predictions(folder: Path, seed: int) -> Path:
     """The test set's detections of a training with this seed, made where they are not there yet."""
     predictions = folder / "predictions"
-    if not predictions.is_dir():
+    found = predictions / "test.parquet"
+    if not found.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         yaml = YAML()
         values = yaml.load(PARAMS.read_text(encoding="utf-8"))
@@ -85,7 +89,7 @@ def _predictions(folder: Path, seed: int) -> Path:
         ]
         _stage("training.stages.train", [*common, "--dataset", DATA / "start", *outs])
         _stage("training.stages.predict", [*common, "--dataset", DATA / "dataset", "--model", folder / "model.pt", "--predictions", predictions])
-    return predictions / "test.parquet"
+    return found
 
 
 def _stage(module: str, options: Sequence[str | Path]) -> None:

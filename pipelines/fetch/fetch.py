@@ -12,7 +12,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from pipelines.core.collect_params import DownloadParams, FilesSource, LogSource, Source, StoreSource, UrlsSource, VideoSource
 from pipelines.core.errors import DataError, DetloopError, MissingInputError, ParamsError, counted, listed
 from pipelines.core.io import is_dvc_object, read_json, read_jsonl, read_text, require_folder, write_bytes, write_json, write_jsonl
+from pipelines.fetch.beside import with_logs
 from pipelines.fetch.http import Limits, download
 from pipelines.fetch.local import copy_if_changed, local_files
 from pipelines.fetch.wanted import (
@@ -36,6 +37,7 @@ from pipelines.fetch.wanted import (
 LOG_NAME = "log.jsonl"
 _VERSIONS_NAME = ".versions.json"  # of a store's objects; hidden, so that the inbox skips it, and beside them, so that it goes where they go
 _NO_VIDEO = "no_video"
+_LOOK_S = 0.2  # how often it is looked whether it was interrupted
 
 Get = Callable[[Wanted, Path], None]  # brings one picture to a path, or raises FetchRefusedError
 
@@ -49,38 +51,56 @@ class Places:
     work: Path
 
 
-def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places) -> dict[str, list[Wanted]]:
-    """Fetch every source and remove the folders of others. Returns by source what it offers, with what could not be had marked as refused.
+@dataclass(frozen=True)
+class Fetched:
+    """What a source offers, with what could not be had marked as refused, and what else is to be told of it."""
+
+    items: list[Wanted]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a source offers, how to get one of it, and what else is to be told of it."""
+
+    wanted: list[Wanted]
+    get: Get
+    notes: tuple[str, ...] = ()
+
+
+def fetch_all(sources: Sequence[Source], wishes: DownloadParams, places: Places) -> dict[str, Fetched]:
+    """Fetch every source and remove the folders of others. Returns each by its name.
 
     Raises:
         MissingInputError: a source that gave files before gives none at all.
     """
     limits = Limits(int(wishes.max_mb * 1e6), wishes.timeout_s, wishes.allow_private_addresses)
-    counts: dict[str, list[Wanted]] = {}
+    fetched: dict[str, Fetched] = {}
     for source in sources:
         folder = places.fetched / source.name
-        wanted, get = _opened(source, limits, places)
-        _require_some(wanted, source, folder)
-        ready = {item.name for item in wanted if item.refused is None}
+        opened = _opened(source, limits, places)
+        _require_some(opened.wanted, source, folder)
+        ready = {item.name for item in opened.wanted if item.refused is None}
         _remove_others(folder, ready)  # first: what was a file may be a folder now
-        rows = _fetched(wanted, get, folder, wishes.parallel, limits.stopped)
+        rows = _fetched(opened.wanted, opened.get, folder, wishes.parallel, limits.stopped)
         _require_some(rows, source, folder)
         for name in ready - {item.name for item in rows if item.refused is None}:
             (folder / name).unlink(missing_ok=True)
         write_jsonl(folder / LOG_NAME, [_log_row(item, source) for item in rows])
-        counts[source.name] = rows
+        fetched[source.name] = Fetched(rows, opened.notes)
     for other in places.fetched.iterdir() if places.fetched.exists() else ():
-        if other.name not in counts:
+        if other.name not in fetched:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
-    return counts
+    return fetched
 
 
-def _opened(source: Source, limits: Limits, places: Places) -> tuple[list[Wanted], Get]:
-    """What a source offers, and how to get one of it."""
+def _opened(source: Source, limits: Limits, places: Places) -> Opened:
     if isinstance(source, FilesSource):
         found = _outside(local_files(source.path, places.project), source, places)
-        paths = {item.uri: path for item, path in found}
-        return [replace(item, group=source.group) for item, _ in found], lambda item, target: copy_if_changed(paths[item.uri], target)
+        described = with_logs(found, source.name)
+        paths = {item.uri: path for item, path in described.files}
+        wanted = [replace(item, group=source.group or item.group) for item, _ in described.files]
+        return Opened(wanted, lambda item, target: copy_if_changed(paths[item.uri], target), described.notes)
     if isinstance(source, VideoSource):
         return _opened_video(source, places)
     if isinstance(source, StoreSource):
@@ -88,11 +108,11 @@ def _opened(source: Source, limits: Limits, places: Places) -> tuple[list[Wanted
     if isinstance(source, UrlsSource):
         lines = [line.strip() for line in read_text(places.project / source.path, f"correct collect.sources: {source.name}").splitlines()]
         addresses = dict.fromkeys(line for line in lines if line and not line.startswith("#"))
-        return [Wanted(uri, address_name(uri)) for uri in addresses], _once(_by_http(limits, places.work))
+        return Opened([Wanted(uri, address_name(uri)) for uri in addresses], _once(_by_http(limits, places.work)))
     return _opened_log(source, limits, places)
 
 
-def _opened_log(source: LogSource, limits: Limits, places: Places) -> tuple[list[Wanted], Get]:
+def _opened_log(source: LogSource, limits: Limits, places: Places) -> Opened:
     from pipelines.fetch.querylog import query
 
     path = places.project / source.path
@@ -124,7 +144,7 @@ def _opened_log(source: LogSource, limits: Limits, places: Places) -> tuple[list
         else:
             _copy_below(root, item.uri, target)
 
-    return list(wanted.values()), lambda item, target: get(item, target) if "://" not in item.uri or not target.exists() else None
+    return Opened(list(wanted.values()), lambda item, target: get(item, target) if "://" not in item.uri or not target.exists() else None)
 
 
 def _merged(first: Wanted, again: Wanted) -> Wanted:
@@ -139,7 +159,7 @@ def _merged(first: Wanted, again: Wanted) -> Wanted:
     )
 
 
-def _opened_store(source: StoreSource, limits: Limits, places: Places) -> tuple[list[Wanted], Get]:
+def _opened_store(source: StoreSource, limits: Limits, places: Places) -> Opened:
     """Objects whose version changed are fetched again."""
     from pipelines.fetch.stores import Store
 
@@ -152,10 +172,10 @@ def _opened_store(source: StoreSource, limits: Limits, places: Places) -> tuple[
         if before.get(item.name, version) != version:
             target.unlink(missing_ok=True)
     write_json(state_path, now)
-    return [item for item, _ in listing], _once(lambda item, target: store.get(item.uri, target, limits))
+    return Opened([item for item, _ in listing], _once(lambda item, target: store.get(item.uri, target, limits)))
 
 
-def _opened_video(source: VideoSource, places: Places) -> tuple[list[Wanted], Get]:
+def _opened_video(source: VideoSource, places: Places) -> Opened:
     """Frames are written while the clip is read; clips that did not change, under the same settings, are not read again."""
     from pipelines.fetch.video import SUFFIXES, ClipCutShortError, choose_frames
 
@@ -187,7 +207,7 @@ def _opened_video(source: VideoSource, places: Places) -> tuple[list[Wanted], Ge
         now[clip.name] = frames
         wanted += [Wanted(f"{clip.uri}#t={seconds}", name, group=clip.name) for name, seconds in frames["frames"]]
     write_json(state_path, now)
-    return wanted, _written_already
+    return Opened(wanted, _written_already)
 
 
 class _Stores:
@@ -223,12 +243,20 @@ def _fetched(wanted: Sequence[Wanted], get: Get, folder: Path, parallel: int, st
 
     pool = ThreadPoolExecutor(parallel)
     try:
-        return sorted(pool.map(one, wanted), key=lambda item: (item.name, item.uri))
+        futures = [pool.submit(one, item) for item in wanted]
+        return sorted(map(_result_of, futures), key=lambda item: (item.name, item.uri))
     except BaseException:
         stopped.set()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _result_of(future: Future[Wanted]) -> Wanted:
+    """Waits in short turns: once polars is imported, its handler of signals lets a long wait go on after Ctrl-C."""
+    while not wait([future], _LOOK_S).done:
+        pass
+    return future.result()
 
 
 def _once(get: Get) -> Get:
@@ -285,7 +313,14 @@ def _require_some(items: Sequence[Wanted], source: Source, folder: Path) -> None
 
 def _log_row(item: Wanted, source: Source) -> dict[str, Any]:
     uri = os.fsencode(item.uri).decode("utf-8", "backslashreplace")
-    row = {"file": item.name, "uri": uri, "source": source.name, "group": item.group, "captured_at": item.captured_at, "split": item.split}
+    row = {
+        "file": item.name,
+        "uri": uri,
+        "source": item.source or source.name,
+        "group": item.group,
+        "captured_at": item.captured_at,
+        "split": item.split,
+    }
     return {key: value for key, value in {**row, "refused": item.refused}.items() if value is not None}
 
 

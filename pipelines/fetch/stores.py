@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from pipelines.core.io import is_disk_fault
 from pipelines.fetch.http import Limits
 from pipelines.fetch.wanted import REASON_TOO_MANY_BYTES, REASON_UNREACHABLE, WITHOUT_IT, FetchRefusedError, Wanted, address_name
 
+_LOOK_S = 0.2  # how often it is looked whether a download was stopped
 _NOT_HERE = ("http", "https", "ftp", "file", "local")  # the web goes through `http`, with its limits; files are a source of their own
 
 
@@ -57,15 +61,15 @@ class Store:
         """Fetch one object to `target`.
 
         Raises:
-            FetchRefusedError: not there, or too large.
+            FetchRefusedError: not there, or too large; or it was stopped.
             OSError: the disk here is full or read-only.
         """
         temporary = target.with_name(f".{target.name}.tmp")
         try:
-            if int(self._fs.info(uri).get("size") or 0) > limits.max_bytes:
+            if int(_unless(limits.stopped, lambda: self._fs.info(uri)).get("size") or 0) > limits.max_bytes:
                 raise FetchRefusedError(REASON_TOO_MANY_BYTES)
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(uri, str(temporary))
+            _unless(limits.stopped, lambda: self._fs.get_file(uri, str(temporary)))
         except FetchRefusedError:
             raise
         except Exception as error:  # each store has exceptions of its own
@@ -74,6 +78,27 @@ class Store:
                 raise
             raise FetchRefusedError(REASON_UNREACHABLE) from error
         temporary.replace(target)
+
+
+def _unless(stopped: threading.Event, call: Callable[[], Any]) -> Any:
+    """The result of `call`, which is not waited for any longer once `stopped` is set: no store can be told to break off.
+
+    Raises:
+        InterruptedError: it was.
+    """
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # noqa: BLE001  whoever waits for the result raises it
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # a pool would wait for it when the interpreter ends
+    while not stopped.is_set():
+        if wait([result], _LOOK_S).done:
+            return result.result()
+    raise InterruptedError("the fetch was stopped")
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -7,9 +7,10 @@ import os
 import re
 from dataclasses import dataclass
 
+from pipelines.core.filelog import LOG_NAMES
+
 _PLAIN = re.compile(r"[\w.,+=@ ()-]+(?:/[\w.,+=@ ()-]+)*", re.ASCII)
 _MAX_NAME = 150  # file systems take 255 bytes a part
-LOG_NAMES = ("log.csv", "log.jsonl")  # they mean something in data/fetched: no picture of a source may have such a name
 
 REASON_UNREACHABLE = "unreachable"
 REASON_UNREADABLE = "unreadable"
@@ -38,8 +39,8 @@ class FetchRefusedError(Exception):
 class Wanted:
     """One picture of a source: where it is, and what the source says of it.
 
-    `refused` is the reason word of what is not even tried or could not be had, `why` what was said then. `other_groups` are named for it as well,
-    and do not count.
+    `source` is what a log inside the source calls it instead. `refused` is the reason word of what is not even tried or could not be had, `why` what
+    was said then. `other_groups` are named for it as well, and do not count.
     """
 
     uri: str
@@ -50,12 +51,13 @@ class Wanted:
     refused: str | None = None
     why: str | None = None
     other_groups: tuple[str, ...] = ()
+    source: str | None = None
 
 
 def safe_name(name: str, unique: str) -> str:
     """`name` where it is a plain relative path, else its harmless part behind a hash of `unique`: no way out of the folder, no odd bytes, no log."""
     parts = name.split("/")
-    odd = any(part.startswith(".") or part.strip(" ") != part or part in LOG_NAMES for part in parts)
+    odd = any(part.startswith(".") or part.strip(" ") != part or part in LOG_NAMES for part in parts)  # logs mean something in data/fetched
     if _PLAIN.fullmatch(name) and len(name) <= _MAX_NAME and not odd:
         return name
     tail = re.sub(r"[^\w.-]+", "_", parts[-1], flags=re.ASCII).strip("._")[-60:]
