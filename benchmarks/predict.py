@@ -1,6 +1,7 @@
 """From JPEG file to boxes: the released bundle against ultralytics' own predict in its exported formats, and against bare decoding and network.
 
-Usage: python benchmarks/predict.py PROJECT [--images 72] [--copies 14] [--rounds 5] [--threads 2]     (PROJECT: a folder with a finished round)
+Usage: python benchmarks/predict.py PROJECT [--images 72] [--copies 14] [--rounds 5] [--threads 2] [--name NAME]
+(PROJECT: a folder with a finished round; NAME: what the figures are kept under in the result file, beside those of other machines and settings)
 
 Every contestant has its own process and all take turns on the same test images, so that a slow minute slows them all. `single`: one image after
 another, p50 of each image's time; with all threads and with one, since on two virtual cores the second may not help one image (the better counts,
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("project", type=Path, nargs="?")
     for name, value in (("images", 72), ("copies", 14), ("rounds", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--name", default="this machine")
     parser.add_argument("--contestant", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contestant:
@@ -209,7 +211,8 @@ def main() -> None:
         parser.error("name the PROJECT")
     result = measure(args)
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    others = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    RESULT.write_text(json.dumps({**others, args.name: result}, indent=2) + "\n")
     print(json.dumps(result))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -29,10 +30,12 @@ from export.convert.ranges import BINS, Magnitudes, measured_ranges
 from export.metadata import metadata_from_contract
 from export.runners import open_runner
 from export.runners.openvino import OpenVinoRunner
+from export.stages.on_val import val_gate
 from pipelines.core.contract import ModelContract
-from pipelines.core.errors import DataError, LeakError
+from pipelines.core.errors import DataError, LeakError, MissingInputError
 from pipelines.core.images import read_for
 from pipelines.core.io import sha256_bytes
+from pipelines.core.params import load_params
 from pipelines.core.records import read_samples
 from pipelines.core.slices import SliceLimits
 from pipelines.core.types import Box, Sample
@@ -180,7 +183,7 @@ def test_a_portion_gives_what_its_images_give_one_by_one(project: Path, int8: Pa
     with open_runner("openvino", project / name, threads=2, streams=2, portion=4) as runner:
         for count in (1, 4, 5, 11):
             np.testing.assert_array_equal(runner.infer_images(images[:count]), expected[:count])
-            np.testing.assert_array_equal(runner.infer_images([image[:, ::-1][:, ::-1] for image in images[:count]]), expected[:count])
+            np.testing.assert_array_equal(runner.infer_images([*map(np.asfortranarray, images[:count])]), expected[:count])
 
 
 def test_quantized_concatenation_keeps_its_negative_values(tmp_path: Path) -> None:
@@ -241,6 +244,17 @@ def test_int8_stage_same_bytes_and_what_it_was_calibrated_on(project: Path, tmp_
     assert record["strata"]["light normal"] == 8
     assert metadata["detloop_precision"] == "int8"
     assert metadata["detloop"] == metadata_of(onnx.load(project / "model.onnx"))["detloop"]
+
+
+def test_a_model_is_run_on_val_once(project: Path, fp16: Path, tmp_path: Path) -> None:
+    raw = Path(shutil.copytree(project / "raw", tmp_path / "raw"))
+    samples, params = read_samples(project / "dataset" / "val.jsonl"), load_params(project / "params.yaml")
+    gate = val_gate(samples, raw, params, (project / "model.onnx").read_bytes(), dict.fromkeys(CLASSES, 0.3))
+    first = gate.judge(fp16.read_bytes())
+    shutil.rmtree(raw)
+    assert gate.judge(fp16.read_bytes()) is first
+    with pytest.raises(MissingInputError):
+        gate.judge((project / "model.onnx").read_bytes())
 
 
 def test_stage_refuses_held_out_images_and_other_classes(project: Path, tmp_path: Path) -> None:

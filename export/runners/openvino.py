@@ -40,7 +40,7 @@ class OpenVinoRunner(Runner):
     Where the CPU computes with AMX, a copy also takes `portion` images at once, with the same results in four fifths of the time.
 
     A float32 file is computed in float32: left alone, OpenVINO takes bfloat16 on CPUs that have it, and boxes move by pixels. An fp16 file is
-    computed in the 16 bits that the CPU has, which is bfloat16, in half the time; so is what an int8 file leaves in float (activations,
+    computed in the 16 bits that the CPU has, which is bfloat16, with AMX in half the time; so is what an int8 file leaves in float (activations,
     concatenations), as coarse as the int8 beside it. Val and test judge what that makes of the boxes. Another `precision_hint` (f32, bf16, f16) is
     for looking at what it would cost.
     """
@@ -133,7 +133,7 @@ class OpenVinoRunner(Runner):
             done, most = 0, max(by_images)
             while done < len(items):
                 images = most if len(items) - done >= most else 1
-                batch = np.ascontiguousarray(items[done][None]) if images == 1 else np.stack(items[done : done + images])
+                batch = np.ascontiguousarray(items[done][None] if images == 1 else np.stack(items[done : done + images]))
                 # A Tensor, not an array: what OpenVINO does to find out what an array is takes twice as long as all the rest of a call.
                 found = by_images[images].infer(self._openvino.Tensor(batch, shared_memory=True), share_outputs=True)[0]
                 outputs.append(np.array(found, dtype=np.float32))  # a copy: the request writes its next result to the same place

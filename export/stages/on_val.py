@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from export.runners import open_runner
 from export.runners.detect import NmsValues, detect
 from pipelines.core.errors import MissingPartError
 from pipelines.core.images import read_for
+from pipelines.core.io import sha256_bytes
 from pipelines.core.params import Params
 from pipelines.core.records import ground_truth
 from pipelines.core.types import Detections, GroundTruth, Sample
@@ -64,9 +65,16 @@ class ValGate:
     params: Params
     reference: dict[str, Accuracy]
     thresholds: dict[str, float]
+    _judged: dict[str, Judged] = field(default_factory=dict, repr=False, compare=False)  # by the model's hash: each is asked about several times
 
     def judge(self, model: bytes) -> Judged:
-        """Run an ONNX model on val with every runner that is here; the one that loses most counts, in each figure by itself."""
+        """Run an ONNX model on val with every runner that is here, once; the one that loses most counts, in each figure by itself."""
+        key = sha256_bytes(model)
+        if key not in self._judged:
+            self._judged[key] = self._judge(model)
+        return self._judged[key]
+
+    def _judge(self, model: bytes) -> Judged:
         found = self.detections(model)
         classes, allowed = self.params.class_names, self.params.export
         reached = {kind: _accuracy(self.truth, items, classes) for kind, items in found.items()}
